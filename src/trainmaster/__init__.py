@@ -1,0 +1,3 @@
+"""Trainmaster: a deep-learning cluster manager. One scheduling loop, two clocks."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1272 @@
+"""The compiled hot loops of the engine: events, the walk of a list policy, placement on nodes, the ledger.
+
+Numba compiles them once; a new process loads them from disk. They read like the rules of the design because they are
+the rules, with three facts that make them fast and change nothing:
+
+- a waiting job's key does not change while it waits, so each class of equal demand keeps its jobs in a heap, and a walk
+  looks at the heads only: where the head of a class does not fit, no job behind it does;
+- running jobs carry (work left, since when, rate) and are touched only at decisions that rank them;
+- when everything that is active fits at once, no order can matter, and running jobs are not ranked at all.
+
+`run` goes on until it needs the caller: see the codes below. All times are seconds, GPUs are counted in thousandths.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import from_dtype, njit, types
+
+from trainmaster.engine.arrays import RECORD
+from trainmaster.engine.state import ENDED, JOB, RUNNING, WAITING
+from trainmaster.policies.base import Verdict
+
+# What `run` returns: why it stopped.
+FINISHED, EXTERNAL, DECIDE, RATE, GROW, PAUSE, BROKEN = range(7)
+
+KEPT, STARTED, CAPACITY = int(Verdict.KEPT), int(Verdict.STARTED), int(Verdict.CAPACITY)
+FRAGMENTED, QUOTA, BLOCKED = int(Verdict.FRAGMENTED), int(Verdict.QUOTA), int(Verdict.BLOCKED)
+POLICY_ZERO, PINNED = int(Verdict.POLICY_ZERO), int(Verdict.PINNED)
+
+ANY, HELD_ONLY, WAITING_ONLY = range(3)  # whom a stage of the walk looks at
+EITHER, WITHIN, BEYOND = range(3)  # and on which side of its queue's quota
+
+_F, _F2 = types.float64[::1], types.float64[:, ::1]
+_I, _L = types.int32[::1], types.int64[::1]
+
+JOBS = types.Array(from_dtype(JOB), 1, "C")
+STATE = types.Array(RECORD, 1, "C")  # the clock: one record that knows where all arrays lie
+
+# A key function writes one row of three floats a job, smaller first; a wake-up function says when ranks next change by
+# themselves; a pick narrows down the node that takes (part of) a gang to those with lo..hi whole GPUs free.
+KEY = types.void(JOBS, _I, types.int64, types.float64, _F, _F, _F2, _F2)
+WAKEUP = types.float64(JOBS, _I, types.int64, types.float64, _F, _F, _F2)
+PICK = types.UniTuple(types.int64, 2)(_L, types.int64)
+
+
+# ---------------------------------------------------------------------------------------------- order
+
+
+@njit
+def less(S, a, b):
+    for k in range(4):
+        x, y = S.keys[a, k], S.keys[b, k]
+        if x != y:
+            return x < y
+    return a < b
+
+
+@njit
+def sort_rows(S, rows, n, scratch):
+    """Natural merge sort: running jobs are nearly in order from the last walk, so most passes find long runs."""
+    while True:
+        begin, runs = 0, 0
+        while begin < n:
+            middle = begin + 1
+            while middle < n and not less(S, rows[middle], rows[middle - 1]):
+                middle += 1
+            if middle == n and begin == 0:
+                return
+            end = min(middle + 1, n)
+            while end < n and not less(S, rows[end], rows[end - 1]):
+                end += 1
+            i, j, k = begin, middle, begin
+            while k < end:
+                if j >= end or (i < middle and not less(S, rows[j], rows[i])):
+                    scratch[k] = rows[i]
+                    i += 1
+                else:
+                    scratch[k] = rows[j]
+                    j += 1
+                k += 1
+            runs += 1
+            begin = end
+        rows[:n] = scratch[:n]
+        if runs == 1:
+            return
+
+
+@njit
+def wait(S, row):
+    """Put a waiting job into the heap of its class."""
+    k = S.classes[S.jobs[row].klass]
+    i = k.size
+    k.size += 1
+    heap = S.waiting[k.offset : k.offset + k.size]
+    while i > 0:
+        parent = (i - 1) // 2
+        if not less(S, row, heap[parent]):
+            break
+        heap[i] = heap[parent]
+        i = parent
+    heap[i] = row
+
+
+@njit
+def pop_head(S, klass):
+    k = S.classes[klass]
+    heap = S.waiting[k.offset : k.offset + k.size]
+    top, last = heap[0], heap[k.size - 1]
+    k.size -= 1
+    n, i = k.size, 0
+    while True:
+        child = 2 * i + 1
+        if child >= n:
+            break
+        if child + 1 < n and less(S, heap[child + 1], heap[child]):
+            child += 1
+        if not less(S, heap[child], last):
+            break
+        heap[i] = heap[child]
+        i = child
+    if n > 0:
+        heap[i] = last
+    return top
+
+
+# ---------------------------------------------------------------------------------------------- due times
+
+
+@njit
+def later(S, a, b):
+    return S.heap_s[a] > S.heap_s[b] or (S.heap_s[a] == S.heap_s[b] and S.heap_row[a] > S.heap_row[b])
+
+
+@njit
+def swap_due(S, a, b):
+    S.heap_s[a], S.heap_s[b] = S.heap_s[b], S.heap_s[a]
+    S.heap_row[a], S.heap_row[b] = S.heap_row[b], S.heap_row[a]
+
+
+@njit
+def sink_due(S, i):
+    n = S.heap
+    while True:
+        child = 2 * i + 1
+        if child >= n:
+            return
+        if child + 1 < n and later(S, child, child + 1):
+            child += 1
+        if not later(S, i, child):
+            return
+        swap_due(S, i, child)
+        i = child
+
+
+@njit
+def is_stale(S, i):
+    j = S.jobs[S.heap_row[i]]
+    return j.running == 0 or j.due_s != S.heap_s[i]
+
+
+@njit
+def push_due(S, row):
+    c = S
+    if c.heap == len(S.heap_s):  # drop what is stale; live entries are at most one a job
+        n = 0
+        for i in range(c.heap):
+            if not is_stale(S, i):
+                S.heap_s[n], S.heap_row[n] = S.heap_s[i], S.heap_row[i]
+                n += 1
+        c.heap = n
+        for i in range(n // 2, -1, -1):
+            sink_due(S, i)
+    i = c.heap
+    c.heap += 1
+    S.heap_s[i], S.heap_row[i] = S.jobs[row].due_s, row
+    while i > 0 and later(S, (i - 1) // 2, i):
+        swap_due(S, i, (i - 1) // 2)
+        i = (i - 1) // 2
+
+
+@njit
+def pop_due(S):
+    c = S
+    c.heap -= 1
+    swap_due(S, 0, c.heap)
+    sink_due(S, 0)
+
+
+@njit
+def next_due(S):
+    c = S
+    while c.heap > 0 and is_stale(S, 0):
+        pop_due(S)
+    return S.heap_s[0] if c.heap > 0 else np.inf
+
+
+# ---------------------------------------------------------------------------------------------- ledger
+
+
+@njit
+def count_node(S, node, by):
+    """Move a node into (+1) or out of (-1) the bucket of its free whole GPUs."""
+    n = S.nodes[node]
+    free = n.free_milli // 1000
+    bit = np.uint64(1) << np.uint64(node & 63)
+    S.buckets[n.pool, free, node >> 6] ^= bit
+    S.bucket_size[n.pool, free] += by
+
+
+@njit
+def move_free(S, node, milli):
+    """Change how much of a node's unshared GPUs is free. Below zero is a bug: the caller has looked."""
+    n = S.nodes[node]
+    count_node(S, node, -1)
+    n.free_milli += milli
+    if n.free_milli < 0:
+        S.broken = node
+        n.free_milli = 0
+    count_node(S, node, 1)
+
+
+@njit
+def take(S, node, milli, cpu_milli, memory_mib, slot):
+    """Give (part of) a node away; `slot` is the shared GPU of a fraction, else -1."""
+    n = S.nodes[node]
+    if slot >= 0:
+        if S.slots[slot] == 0:
+            move_free(S, node, -1000)
+        S.slots[slot] += milli
+        if S.slots[slot] > 1000:
+            S.broken = node
+    elif milli > 0:
+        move_free(S, node, -milli)
+    S.pools[n.pool].free_milli -= milli
+    if n.counts_cpu:
+        n.cpu_free_milli -= cpu_milli
+    if n.counts_memory:
+        n.memory_free_mib -= memory_mib
+
+
+@njit
+def give(S, node, milli, cpu_milli, memory_mib, slot):
+    """Take back what `take` gave."""
+    n = S.nodes[node]
+    if slot >= 0:
+        S.slots[slot] -= milli
+        if S.slots[slot] == 0:
+            move_free(S, node, 1000)
+    elif milli > 0:
+        move_free(S, node, milli)
+    S.pools[n.pool].free_milli += milli
+    if n.counts_cpu:
+        n.cpu_free_milli += cpu_milli
+    if n.counts_memory:
+        n.memory_free_mib += memory_mib
+
+
+@njit
+def give_all(S, allocation):
+    for p in range(S.alloc_offset[allocation], S.alloc_offset[allocation + 1]):
+        give(S, S.part_node[p], S.part_milli[p], S.part_cpu_milli[p], S.part_memory_mib[p], S.part_slot[p])
+
+
+@njit
+def take_all(S, allocation):
+    for p in range(S.alloc_offset[allocation], S.alloc_offset[allocation + 1]):
+        take(S, S.part_node[p], S.part_milli[p], S.part_cpu_milli[p], S.part_memory_mib[p], S.part_slot[p])
+
+
+# ---------------------------------------------------------------------------------------------- placement
+
+
+@njit
+def mix(x):
+    """SplitMix64: chance from a counter, so that a restart repeats it."""
+    x = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@njit
+def nth_node(S, klass, first, last, lo, hi, nth):
+    """The nth node (by number) of the pools class_pools[klass, first:last] with lo..hi whole GPUs free; -1 if none."""
+    for word in range(S.buckets.shape[2]):
+        bits = np.uint64(0)
+        for p in range(first, last):
+            pool = S.class_pools[klass, p]
+            for free in range(lo, hi + 1):
+                bits |= S.buckets[pool, free, word]
+        while bits:
+            if nth == 0:
+                bit = 0
+                while not (bits >> np.uint64(bit)) & np.uint64(0xFF):
+                    bit += 8
+                while not (bits >> np.uint64(bit)) & np.uint64(1):
+                    bit += 1
+                return word * 64 + bit
+            bits &= bits - np.uint64(1)
+            nth -= 1
+    return -1
+
+
+@njit
+def usable_gpus(S, k, node):
+    """Whole GPUs of a node that one job of this class could use, by GPUs, CPUs and memory."""
+    n = S.nodes[node]
+    gpus = n.free_milli // 1000
+    whole = max(k.milli // 1000, 1)
+    if n.counts_cpu and k.cpu_milli > 0:
+        gpus = min(gpus, n.cpu_free_milli * whole // k.cpu_milli)
+    if n.counts_memory and k.memory_mib > 0:
+        gpus = min(gpus, n.memory_free_mib * whole // k.memory_mib)
+    return gpus
+
+
+@njit
+def has_room(S, k, node):
+    """CPUs and memory for the whole job on this node."""
+    n = S.nodes[node]
+    return (not n.counts_cpu or n.cpu_free_milli >= k.cpu_milli) and (not n.counts_memory or n.memory_free_mib >= k.memory_mib)
+
+
+@njit
+def in_group(S, klass, first, last, node):
+    n = S.nodes[node]
+    if not n.up:
+        return False
+    for p in range(first, last):
+        if S.class_pools[klass, p] == n.pool:
+            return True
+    return False
+
+
+@njit
+def put(S, node, milli, cpu_milli, memory_mib, slot):
+    """Take, and write it down as the next part of the allocation being made."""
+    c = S
+    take(S, node, milli, cpu_milli, memory_mib, slot)
+    p = c.n_parts
+    S.part_node[p], S.part_milli[p], S.part_slot[p] = node, milli, slot
+    S.part_cpu_milli[p], S.part_memory_mib[p] = cpu_milli, memory_mib
+    c.n_parts += 1
+
+
+@njit
+def place_gang(S, row, klass, first, last, pick, most_nodes):
+    """Whole GPUs, node by node as `pick` says; true if the whole gang found room (else nothing is taken)."""
+    c, k = S, S.classes[klass]
+    begin, need = c.n_parts, k.milli // 1000
+    whole, taken = need, np.int64(0)
+    top = S.buckets.shape[1] - 1
+    if not k.plain:
+        for node in range(len(S.nodes)):
+            S.usable[node] = usable_gpus(S, k, node) if in_group(S, klass, first, last, node) else 0
+    while need > 0:
+        for free in range(top + 1):
+            S.counts[free] = 0
+        if k.plain:
+            for p in range(first, last):
+                for free in range(1, top + 1):
+                    S.counts[free] += S.bucket_size[S.class_pools[klass, p], free]
+        else:
+            for node in range(len(S.nodes)):
+                S.counts[S.usable[node]] += 1
+            S.counts[0] = 0
+        lo, hi = pick(S.counts, need)
+        candidates = np.int64(0)
+        for free in range(lo, hi + 1):
+            candidates += S.counts[free]
+        if lo < 1 or candidates == 0 or (most_nodes > 0 and c.n_parts - begin >= most_nodes):
+            undo_parts(S, begin)
+            return False
+        nth = np.int64(0)
+        if c.random:
+            nth = np.int64(mix(mix(mix(c.seed) ^ np.uint64(c.decisions)) ^ np.uint64(S.jobs[row].seq)) % np.uint64(candidates))
+        if k.plain:
+            node = nth_node(S, klass, first, last, lo, hi, nth)
+            gpus = S.nodes[node].free_milli // 1000
+        else:
+            node = 0
+            while True:
+                if lo <= S.usable[node] <= hi:
+                    if nth == 0:
+                        break
+                    nth -= 1
+                node += 1
+            gpus = S.usable[node]
+        gpus = min(gpus, need)
+        # CPUs and memory go with the GPUs, without losing a thousandth to rounding
+        cpu = k.cpu_milli * (taken + gpus) // whole - k.cpu_milli * taken // whole
+        memory = k.memory_mib * (taken + gpus) // whole - k.memory_mib * taken // whole
+        n = S.nodes[node]
+        if (n.counts_cpu and cpu > n.cpu_free_milli) or (n.counts_memory and memory > n.memory_free_mib):
+            undo_parts(S, begin)
+            return False
+        put(S, node, gpus * 1000, cpu, memory, -1)
+        S.usable[node] = 0
+        taken += gpus
+        need -= gpus
+    return True
+
+
+@njit
+def undo_parts(S, begin):
+    c = S
+    for p in range(begin, c.n_parts):
+        give(S, S.part_node[p], S.part_milli[p], S.part_cpu_milli[p], S.part_memory_mib[p], S.part_slot[p])
+    c.n_parts = begin
+
+
+@njit
+def place_share(S, row, klass, first, last, pick):
+    """A fraction: on a pooled node, else beside others on the fullest shared GPU that has room, else on a GPU of its own."""
+    k = S.classes[klass]
+    best, best_slot, best_left = -1, -1, np.int64(1) << np.int64(60)
+    for node in range(len(S.nodes)):
+        n = S.nodes[node]
+        if not in_group(S, klass, first, last, node) or not has_room(S, k, node):
+            continue
+        if n.pooled:
+            left = n.free_milli - k.milli
+            if 0 <= left < best_left:
+                best, best_slot, best_left = node, -1, left
+        elif k.milli < 1000:
+            for slot in range(n.slot, n.slot + n.gpus):
+                left = 1000 - S.slots[slot] - k.milli
+                if S.slots[slot] > 0 and 0 <= left < best_left:
+                    best, best_slot, best_left = node, slot, left
+    if best < 0 and k.milli < 1000:
+        for free in range(len(S.counts)):
+            S.counts[free] = 0
+        for node in range(len(S.nodes)):
+            fits = in_group(S, klass, first, last, node) and has_room(S, k, node) and not S.nodes[node].pooled
+            S.usable[node] = S.nodes[node].free_milli // 1000 if fits else 0
+            S.counts[S.usable[node]] += 1
+        S.counts[0] = 0
+        lo, hi = pick(S.counts, 1)
+        if lo >= 1:
+            for node in range(len(S.nodes)):
+                if lo <= S.usable[node] <= hi:
+                    best = node
+                    break
+            if best >= 0:
+                best_slot = S.nodes[best].slot
+                while S.slots[best_slot] > 0:
+                    best_slot += 1
+    if best < 0:
+        return False
+    put(S, best, k.milli, k.cpu_milli, k.memory_mib, best_slot)
+    return True
+
+
+@njit
+def place_cpus(S, klass, first, last):
+    """CPUs alone: the node with the fewest free CPUs that has room."""
+    k, best = S.classes[klass], -1
+    for node in range(len(S.nodes)):
+        if in_group(S, klass, first, last, node) and S.nodes[node].counts_cpu and has_room(S, k, node):
+            if best < 0 or S.nodes[node].cpu_free_milli < S.nodes[best].cpu_free_milli:
+                best = node
+    if best < 0:
+        return False
+    put(S, best, 0, k.cpu_milli, k.memory_mib, -1)
+    return True
+
+
+@njit
+def place_group(S, row, klass, first, last, pick, max_nodes):
+    k = S.classes[klass]
+    if k.milli == 0:
+        return place_cpus(S, klass, first, last)
+    if k.milli % 1000:
+        return place_share(S, row, klass, first, last, pick)
+    return place_gang(S, row, klass, first, last, pick, max_nodes)
+
+
+@njit
+def group_end(S, klass, first):
+    """Pools of one accelerator type stand together: the end of the group that begins at `first`."""
+    last, width = first, S.class_pools.shape[1]
+    while last < width and S.class_pools[klass, last] >= 0:
+        if S.pools[S.class_pools[klass, last]].type != S.pools[S.class_pools[klass, first]].type:
+            break
+        last += 1
+    return last
+
+
+@njit
+def place(S, row, pick):
+    """Find room for a job and take it, on the type it was counted on, else on any it accepts; true if it was found."""
+    klass = S.jobs[row].klass
+    counted = S.group[row]
+    if counted >= 0:
+        return place_group(S, row, klass, counted, group_end(S, klass, counted), pick, S.jobs[row].max_nodes)
+    first = 0
+    while first < S.class_pools.shape[1] and S.class_pools[klass, first] >= 0:
+        last = group_end(S, klass, first)
+        if place_group(S, row, klass, first, last, pick, S.jobs[row].max_nodes):
+            return True
+        first = last
+    return False
+
+
+# ---------------------------------------------------------------------------------------------- a job's life
+
+
+@njit
+def settle(S, row, now_s):
+    """Bring a holding job's work up to now."""
+    j = S.jobs[row]
+    begin_s = max(j.since_s, j.ready_s)
+    if now_s > begin_s:
+        j.work_left = max(j.work_left - (now_s - begin_s) * j.rate, 0.0)
+        j.served_s += now_s - begin_s
+    j.since_s = max(j.since_s, now_s)
+
+
+@njit
+def refresh(S, row, now_s):
+    """What a key may read of a job, as of now."""
+    j = S.jobs[row]
+    work_left, served_s = j.work_left, j.served_s
+    if j.running:
+        j.attained_gpu_s = j.settled_gpu_s + (now_s - j.held_since_s) * (j.held_milli / 1000.0)
+        working_s = now_s - max(j.since_s, j.ready_s)
+        if working_s > 0:
+            work_left = max(work_left - working_s * j.rate, 0.0)
+            served_s += working_s
+    else:
+        j.attained_gpu_s = j.settled_gpu_s
+    if np.isnan(j.estimate_s):
+        j.remaining_s = work_left / j.alone_rate
+    else:
+        j.remaining_s = max(j.estimate_s - served_s, 0.0)
+
+
+@njit
+def set_rate(S, row, rate, mark_left):
+    """From now on `rate` units a second, until `mark_left` of the work is left."""
+    c, j = S, S.jobs[row]
+    j.rate, j.mark_left = rate, mark_left
+    if rate > 0 and j.work_left < np.inf:
+        j.due_s = max(j.since_s, j.ready_s) + (j.work_left - mark_left) / rate
+        if c.due_grid_s > 0:
+            j.due_s = max(np.rint(j.due_s / c.due_grid_s) * c.due_grid_s, c.now_s)
+        push_due(S, row)
+    else:
+        j.due_s = np.inf
+
+
+@njit
+def start(S, row, begin, end, milli):
+    """The job holds the parts begin..end, `milli` thousandths in all. Its rate is known here, or asked of the model by the caller."""
+    c, j = S, S.jobs[row]
+    a = c.n_allocations
+    S.alloc_job[a], S.alloc_start_s[a], S.alloc_end_s[a] = row, c.now_s, np.nan
+    S.alloc_offset[a], S.alloc_offset[a + 1] = begin, end
+    c.n_allocations += 1
+    j.allocation, j.running, j.phase = a, 1, RUNNING
+    j.held_milli = milli
+    j.held_since_s = j.since_s = c.now_s
+    j.ready_s = c.now_s + j.restart_s
+    j.served_mark_s = j.served_s
+    j.verdict, j.short_milli = STARTED, 0
+    if np.isnan(j.start_s):
+        j.start_s = c.now_s
+    S.queues[j.queue].used_milli += j.held_milli
+    c.n_waiting -= 1
+    c.n_holding += 1
+    c.changed += 1
+    if j.work_left < np.inf:
+        c.finite_holding += 1
+    j.due_s = np.inf
+    if c.fixed_rates:
+        set_rate(S, row, S.rates[row if len(S.rates) > 1 else 0, S.pools[S.nodes[S.part_node[begin]].pool].type], 0.0)
+    else:
+        S.rated[c.n_rated] = row
+        c.n_rated += 1
+
+
+@njit
+def let_go(S, row):
+    """The job holds nothing from now on; its accounts are brought up to date. The ledger is the caller's."""
+    c, j = S, S.jobs[row]
+    settle(S, row, c.now_s)
+    gpus, held_s = j.held_milli / 1000.0, c.now_s - j.held_since_s
+    j.held_s += held_s
+    j.settled_gpu_s += gpus * held_s
+    j.attained_gpu_s = j.settled_gpu_s
+    j.overhead_gpu_s += gpus * max(min(c.now_s, j.ready_s) - j.held_since_s, 0.0)
+    S.alloc_end_s[j.allocation] = c.now_s
+    S.queues[j.queue].used_milli -= j.held_milli
+    j.allocation, j.running, j.held_milli, j.due_s = -1, 0, 0, np.inf
+    c.n_holding -= 1
+    c.changed += 1
+    if j.work_left < np.inf:
+        c.finite_holding -= 1
+
+
+@njit
+def finish(S, row):
+    c, j = S, S.jobs[row]
+    give_all(S, j.allocation)
+    let_go(S, row)
+    j.work_left, j.finish_s, j.phase = 0.0, c.now_s, ENDED
+    c.active_milli -= j.milli
+    c.finite_left -= 1
+
+
+@njit
+def requeue(S, row):
+    """A holding job waits again; its GPUs are already given back."""
+    c = S
+    let_go(S, row)
+    S.jobs[row].phase = WAITING
+    c.n_waiting += 1
+
+
+# ---------------------------------------------------------------------------------------------- the walk
+
+
+@njit
+def capacity_left(S, klass, first, last):
+    left = np.int64(0)
+    for p in range(first, last):
+        left += S.cap[S.class_pools[klass, p]]
+    return left
+
+
+@njit
+def count_in(S, row):
+    """Count a newcomer on the first type that has room for its gang; false, with what is missing, if none has."""
+    klass = S.jobs[row].klass
+    k = S.classes[klass]
+    first, most = 0, np.int64(0)
+    while first < S.class_pools.shape[1] and S.class_pools[klass, first] >= 0:
+        last = group_end(S, klass, first)
+        left = capacity_left(S, klass, first, last)
+        if left >= k.milli:
+            need = k.milli
+            for p in range(first, last):
+                got = min(need, S.cap[S.class_pools[klass, p]])
+                S.cap[S.class_pools[klass, p]] -= got
+                need -= got
+            S.group[row] = first
+            return True
+        most = max(most, left)
+        first = last
+    k.short_milli = k.milli - most
+    return False
+
+
+@njit
+def count_held(S, row):
+    """Count a holding job where it is; false if its GPUs are already promised to others."""
+    a = S.jobs[row].allocation
+    fits = True
+    for p in range(S.alloc_offset[a], S.alloc_offset[a + 1]):
+        pool = S.nodes[S.part_node[p]].pool
+        S.cap[pool] -= S.part_milli[p]
+        fits &= S.cap[pool] >= 0
+    if not fits:
+        for p in range(S.alloc_offset[a], S.alloc_offset[a + 1]):
+            S.cap[S.nodes[S.part_node[p]].pool] += S.part_milli[p]
+    return fits
+
+
+@njit
+def count_free(S):
+    for p in range(len(S.pools)):
+        S.cap[p] = S.pools[p].free_milli
+
+
+@njit
+def quota_side(S, queue, milli):
+    """On which side of its quota a job of this queue would be; -1 = beyond it, and the queue does not borrow."""
+    q = S.queues[queue]
+    if S.used[queue] + milli <= q.quota_milli:
+        return WITHIN
+    return BEYOND if q.borrow else -1
+
+
+@njit
+def refuse(S, row, verdict, short_milli):
+    j = S.jobs[row]
+    j.verdict, j.short_milli = verdict, short_milli
+
+
+@njit
+def better_head(S, a, b):
+    return less(S, S.waiting[S.classes[a].offset], S.waiting[S.classes[b].offset])
+
+
+@njit
+def sift_head(S, n, i):
+    while True:
+        child = 2 * i + 1
+        if child >= n:
+            return
+        if child + 1 < n and better_head(S, S.heads[child + 1], S.heads[child]):
+            child += 1
+        if not better_head(S, S.heads[child], S.heads[i]):
+            return
+        S.heads[i], S.heads[child] = S.heads[child], S.heads[i]
+        i = child
+
+
+@njit
+def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
+    """One pass over the order: rows S.walk[:n] merged with the heads of the waiting classes.
+
+    Chooses into S.chosen; what it takes from heaps is also noted in S.spare, so that the walk can be taken back.
+    `at_once`: nobody will be stopped, so each newcomer is placed as it is reached. Returns (chosen, popped).
+    """
+    c = S
+    n_heads = 0
+    if c.heaps and who != HELD_ONLY:
+        for klass in range(len(S.classes)):
+            k = S.classes[klass]
+            if k.size > 0 and k.excluded != c.decisions:
+                S.heads[n_heads] = klass
+                n_heads += 1
+        for i in range(n_heads // 2 - 1, -1, -1):
+            sift_head(S, n_heads, i)
+    i = 0
+    while True:
+        while i < n:  # rows that are not of this stage, or already chosen
+            row = S.walk[i]
+            if S.mark[row] or (who == HELD_ONLY and not S.jobs[row].running) or (who == WAITING_ONLY and S.jobs[row].running):
+                i += 1
+            else:
+                break
+        from_heap = n_heads > 0 and (i >= n or less(S, S.waiting[S.classes[S.heads[0]].offset], S.walk[i]))
+        if not from_heap and i >= n:
+            return n_chosen, n_popped
+        row = S.waiting[S.classes[S.heads[0]].offset] if from_heap else S.walk[i]
+        j = S.jobs[row]
+        k = S.classes[j.klass]
+        verdict, heard = 0, True
+        if S.keys[row, 1] == np.inf:
+            verdict = POLICY_ZERO
+        elif S.blocked[k.component]:
+            verdict = BLOCKED
+        elif side != EITHER and quota_side(S, j.queue, k.milli) != side:
+            verdict, heard = QUOTA, side == WITHIN or quota_side(S, j.queue, k.milli) < 0
+        elif j.running:
+            if not count_held(S, row):
+                verdict = CAPACITY
+                k.short_milli = 0
+        elif (k.excluded if c.heaps else j.excluded) == c.decisions:
+            verdict = FRAGMENTED
+        elif not count_in(S, row):
+            verdict = CAPACITY
+        elif at_once:
+            begin = c.n_parts
+            if place(S, row, pick):
+                start(S, row, begin, c.n_parts, k.milli)
+                count_free(S)
+            else:
+                verdict = FRAGMENTED
+                exclude(S, row)
+                if not c.keeps_count:
+                    count_free(S)
+        if verdict == 0:
+            j.verdict = KEPT if j.running and not at_once else STARTED
+            S.mark[row] = 1
+            S.used[j.queue] += k.milli
+            S.chosen[n_chosen] = row
+            n_chosen += 1
+        else:
+            if heard and from_heap:
+                k.verdict = verdict
+            elif heard:
+                j.verdict, j.short_milli = verdict, k.short_milli if verdict == CAPACITY else 0
+            if c.blocking and (verdict == CAPACITY or verdict == FRAGMENTED):
+                S.blocked[k.component] = 1
+        if from_heap:
+            if verdict == 0:
+                S.spare[n_popped] = pop_head(S, S.heads[0])
+                n_popped += 1
+            if verdict != 0 or k.size == 0:  # nobody behind it in its class can do better
+                n_heads -= 1
+                S.heads[0] = S.heads[n_heads]
+            sift_head(S, n_heads, 0)
+        else:
+            i += 1
+
+
+@njit
+def exclude(S, row):
+    """No room was found for this job; in this decision there is none for a later one that asks the same."""
+    S.jobs[row].excluded = S.decisions
+    S.classes[S.jobs[row].klass].excluded = S.decisions
+
+
+@njit
+def begin_walk(S, empty):
+    """Capacity to give out: all that is up (`empty`: as if nothing ran), or what is free."""
+    for p in range(len(S.pools)):
+        S.cap[p] = S.pools[p].total_milli if empty else S.pools[p].free_milli
+    for q in range(len(S.queues)):
+        S.used[q] = 0 if empty else S.queues[q].used_milli
+    S.blocked[:] = 0
+
+
+@njit
+def walk_free(S, n, pick):
+    """Nobody is stopped: newcomers get what is free, each placed as it is reached."""
+    begin_walk(S, False)
+    if S.quotas:
+        n_chosen, n_popped = stage(S, n, 0, 0, ANY, WITHIN, True, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, BEYOND, True, pick)
+    else:
+        n_chosen, n_popped = stage(S, n, 0, 0, ANY, EITHER, True, pick)
+    for i in range(n_chosen):
+        add_running(S, S.chosen[i])
+    S.n_chosen = n_chosen
+    S.n_popped = n_popped
+
+
+@njit
+def walk_all(S, n, pick):
+    """Running jobs are in the order: begin with all capacity, pinned jobs first, then as queues and policy say."""
+    c = S
+    begin_walk(S, True)
+    n_chosen, n_popped = 0, 0
+    for i in range(n):
+        row = S.walk[i]
+        if S.jobs[row].running and S.jobs[row].pinned:
+            count_held(S, row)
+            S.mark[row] = 1
+            S.used[S.jobs[row].queue] += S.jobs[row].held_milli
+            S.jobs[row].verdict = PINNED
+            S.chosen[n_chosen] = row
+            n_chosen += 1
+    if not c.quotas:
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, EITHER, False, pick)
+    elif c.preemptive:
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, WITHIN, False, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, BEYOND, False, pick)
+    else:  # only borrowers are stopped, for a job within its quota, last in order first
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, HELD_ONLY, WITHIN, False, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, WAITING_ONLY, WITHIN, False, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, HELD_ONLY, BEYOND, False, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, WAITING_ONLY, BEYOND, False, pick)
+    c.n_chosen = n_chosen
+    c.n_popped = n_popped
+
+
+@njit
+def realize(S, n, pick):
+    """Stop the unchosen, place the newcomers in order, start them. Returns -1, or the first that found no room: then
+    everything is as it was."""
+    c = S
+    for i in range(n):
+        row = S.walk[i]
+        if S.jobs[row].running and not S.mark[row]:
+            give_all(S, S.jobs[row].allocation)
+    first_part, failed = c.n_parts, -1
+    for i in range(c.n_chosen):
+        row = S.chosen[i]
+        S.ends[i] = 0
+        if not S.jobs[row].running:
+            if place(S, row, pick):
+                S.ends[i] = c.n_parts
+            elif not c.keeps_count:
+                failed = row
+                break
+    if failed >= 0:
+        undo_parts(S, first_part)
+        for i in range(n):
+            row = S.walk[i]
+            if S.jobs[row].running and not S.mark[row]:
+                take_all(S, S.jobs[row].allocation)
+        return failed
+    for i in range(n):
+        row = S.walk[i]
+        if S.jobs[row].running and not S.mark[row]:
+            requeue(S, row)
+            S.jobs[row].preemptions += 1
+    begin, kept = first_part, 0
+    for i in range(c.n_chosen):
+        row = S.chosen[i]
+        if not S.jobs[row].running:
+            if S.ends[i] == 0:
+                S.mark[row] = 0
+                S.jobs[row].verdict = FRAGMENTED
+                continue
+            start(S, row, begin, S.ends[i], S.jobs[row].milli)
+            begin = S.ends[i]
+        S.running_list[kept] = row
+        kept += 1
+    c.n_running = kept
+    return -1
+
+
+@njit
+def unmark(S):
+    for i in range(S.n_chosen):
+        S.mark[S.chosen[i]] = 0
+
+
+@njit
+def carry_out(S, n, with_held, pick):
+    """Walk the order S.walk[:n] (and the heaps) and make it so: stop, keep, place, start."""
+    c = S
+    for i in range(n):
+        S.group[S.walk[i]] = -1
+    if not with_held:
+        walk_free(S, n, pick)
+        unmark(S)
+        return
+    while True:
+        walk_all(S, n, pick)
+        failed = realize(S, n, pick)
+        unmark(S)
+        if failed < 0:
+            break
+        exclude(S, failed)  # walk again as if it were not there: its count goes to the jobs below
+        for i in range(c.n_popped):
+            wait(S, S.spare[i])
+    for i in range(c.n_popped):
+        if not S.jobs[S.spare[i]].running:
+            wait(S, S.spare[i])
+
+
+# ---------------------------------------------------------------------------------------------- decisions
+
+
+@njit
+def compact_running(S):
+    """Drop ended jobs from the list of running ones, order kept."""
+    c = S
+    kept = 0
+    for i in range(c.n_running):
+        if S.jobs[S.running_list[i]].running:
+            S.running_list[kept] = S.running_list[i]
+            kept += 1
+    c.n_running = kept
+
+
+@njit
+def add_running(S, row):
+    c = S
+    if c.n_running == len(S.running_list):
+        compact_running(S)
+    S.running_list[c.n_running] = row
+    c.n_running += 1
+
+
+@njit
+def evaluate(S, rows, n, key, params, shared, per_job):
+    for i in range(n):
+        refresh(S, rows[i], S.now_s)
+    key(S.jobs, rows, n, S.now_s, params, shared, per_job, S.out)
+    for i in range(n):
+        for k in range(3):
+            S.keys[rows[i], k + 1] = S.out[i, k]
+
+
+@njit
+def decide(S, key, wakeup, pick, params, shared, per_job):
+    """One decision of a list policy with a compiled key."""
+    c = S
+    n = 0
+    all_fit = c.simple and not c.stateful and c.active_milli <= S.pools[0].total_milli
+    with_held = (c.preemptive or c.quotas) and not all_fit
+    if with_held:
+        compact_running(S)
+        S.walk[: c.n_running] = S.running_list[: c.n_running]
+        n = c.n_running
+    for i in range(c.n_fresh):
+        S.walk[n] = S.fresh[i]
+        n += 1
+    c.n_fresh = 0
+    evaluate(S, S.walk, n, key, params, shared, per_job)
+    sort_rows(S, S.walk, n, S.spare)
+    carry_out(S, n, with_held, pick)
+    waiting = 0
+    for i in range(n):
+        row = S.walk[i]
+        S.jobs[row].new = 0
+        if not S.jobs[row].running:
+            S.fresh[waiting] = row
+            waiting += 1
+    evaluate(S, S.fresh, waiting, key, params, shared, per_job)
+    for i in range(waiting):
+        wait(S, S.fresh[i])
+    if c.wakes and (c.n_waiting > 0 or c.stateful):
+        compact_running(S)
+        for i in range(c.n_running):
+            refresh(S, S.running_list[i], c.now_s)
+        wake_s = wakeup(S.jobs, S.running_list, c.n_running, c.now_s, params, shared, per_job)
+        if not wake_s > c.now_s:
+            c.broken = -2
+        wake_at(S, wake_s)
+
+
+@njit
+def wake_at(S, wake_s):
+    """Decide again when ranks change by themselves, on the grids that apply."""
+    c = S
+    if wake_s < np.inf:
+        if c.wake_grid_s > 0:
+            wake_s = np.ceil(wake_s / c.wake_grid_s) * c.wake_grid_s
+        c.decide_s = min(c.decide_s, next_round(c, wake_s))
+
+
+@njit
+def next_round(c, time_s):
+    """The decision that sees something that happens at `time_s`: at once, or at the first k * round, k >= 1, not before it."""
+    if c.round_s <= 0:
+        return time_s
+    k = np.ceil(time_s / c.round_s)
+    while (k - 1) * c.round_s >= time_s:
+        k -= 1
+    while k * c.round_s < time_s:
+        k += 1
+    return max(k, 1.0) * c.round_s
+
+
+@njit
+def stir(S):
+    """Something happened that a decision may use."""
+    c = S
+    c.decide_s = min(c.decide_s, next_round(c, c.now_s))
+
+
+@njit
+def room_to_log(S):
+    c = S
+    allocations = c.n_allocations + c.n_waiting + 2
+    return allocations < len(S.alloc_job) and c.n_parts + c.gpus + c.n_waiting + 2 < len(S.part_node)
+
+
+@njit(
+    types.int64(STATE, types.FunctionType(KEY), types.FunctionType(WAKEUP), types.FunctionType(PICK), _F, _F, _F2),
+    cache=True,
+)
+def run(clock, key, wakeup, pick, params, shared, per_job):
+    """Go on until the caller is needed; within one instant: work that ends, the outside, arrivals, then one decision."""
+    S = clock[0]
+    c = S
+    while True:
+        if c.broken != -1:
+            return BROKEN
+        if c.n_rated > 0:
+            return RATE
+        due_s = next_due(S)
+        arrive_s = S.jobs[S.arrivals[c.arrived]].arrive_s if c.arrived < len(S.arrivals) else np.inf
+        time_s = min(min(due_s, arrive_s), min(c.until_s, c.decide_s))
+        nothing_comes = arrive_s == np.inf and c.until_s == np.inf
+        if time_s == np.inf or (c.finite_left == 0 and due_s == np.inf) or (nothing_comes and c.idle > 64):
+            return FINISHED
+        if time_s < c.now_s:
+            c.broken = -3
+            return BROKEN
+        c.now_s = time_s
+        while next_due(S) <= time_s:
+            row = S.heap_row[0]
+            pop_due(S)
+            if S.jobs[row].mark_left > 0:
+                settle(S, row, time_s)
+                S.jobs[row].work_left = S.jobs[row].mark_left
+                S.jobs[row].due_s = np.inf
+                S.rated[c.n_rated] = row
+                c.n_rated += 1
+            else:
+                finish(S, row)
+                stir(S)
+        if c.n_rated > 0:
+            return RATE
+        if c.until_s <= time_s:
+            return EXTERNAL
+        while c.arrived < len(S.arrivals) and S.jobs[S.arrivals[c.arrived]].arrive_s <= time_s:
+            row = S.arrivals[c.arrived]
+            c.arrived += 1
+            S.jobs[row].phase, S.jobs[row].new = WAITING, 1
+            S.fresh[c.n_fresh] = row
+            c.n_fresh += 1
+            c.n_waiting += 1
+            c.active_milli += S.jobs[row].milli
+            stir(S)
+        if c.decide_s <= time_s:
+            if not room_to_log(S):
+                return GROW
+            if c.decisions >= c.pause_at:
+                return PAUSE
+            c.decide_s = np.inf
+            c.decisions += 1
+            c.changed = 0
+            if not c.heaps:
+                return DECIDE
+            decide(S, key, wakeup, pick, params, shared, per_job)
+            c.idle = c.idle + 1 if c.changed == 0 and c.finite_holding == 0 else 0
+
+
+# ---------------------------------------------------------------------------------------------- for the Python loop
+
+
+@njit(types.void(STATE, types.int64, types.boolean, types.FunctionType(PICK)), cache=True)
+def carry_out_order(clock, n, with_held, pick):
+    """The walk of a list policy whose order S.walk[:n] was ranked in Python: every active job is in it."""
+    S = clock[0]
+    c = S
+    if with_held:
+        compact_running(S)
+    carry_out(S, n, with_held, pick)
+    for i in range(n):
+        S.jobs[S.walk[i]].new = 0
+    c.n_fresh = 0
+
+
+@njit(types.boolean(STATE, types.int32, types.FunctionType(PICK)), cache=True)
+def could_run(clock, row, pick):
+    """Whether there is room for the job now; nothing is taken."""
+    S = clock[0]
+    begin = S.n_parts
+    S.group[row] = -1
+    found = place(S, row, pick)
+    undo_parts(S, begin)
+    return found
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def stop_job(clock, row):
+    """A decision takes a job's GPUs back."""
+    S = clock[0]
+    give_all(S, S.jobs[row].allocation)
+    requeue(S, row)
+
+
+@njit(types.boolean(STATE, types.int32, types.int64, types.FunctionType(PICK)), cache=True)
+def start_job(clock, row, milli, pick):
+    """Place a waiting job on `milli` thousandths wherever it may go, and start it; false if there is no room."""
+    S = clock[0]
+    begin, j = S.n_parts, S.jobs[row]
+    own, scratch = j.klass, len(S.classes) - 1
+    k, s = S.classes[own], S.classes[scratch]
+    s.milli, s.cpu_milli, s.memory_mib, s.plain = milli, k.cpu_milli, k.memory_mib, k.plain and milli % 1000 == 0
+    S.class_pools[scratch] = S.class_pools[own]
+    S.group[row] = -1
+    j.klass = scratch
+    found = place(S, row, pick)
+    j.klass = own
+    if found:
+        start(S, row, begin, S.n_parts, milli)
+        add_running(S, row)
+    return found
+
+
+@njit(types.boolean(STATE, types.int32, _I, _L, types.int64, types.int64), cache=True)
+def start_on(clock, row, nodes, milli, cpu_milli, memory_mib):
+    """Start a waiting job with milli[i] on nodes[i]; false, and nothing taken, if one of them has no room.
+
+    A fraction goes beside others where it fits, else on a GPU of its own. CPUs and memory are spread as the GPUs are.
+    """
+    S = clock[0]
+    c = S
+    begin, total, taken = c.n_parts, np.int64(0), np.int64(0)
+    for i in range(len(nodes)):
+        total += milli[i]
+    for i in range(len(nodes)):
+        n = S.nodes[nodes[i]]
+        cpu = cpu_milli * (taken + milli[i]) // total - cpu_milli * taken // total if total else cpu_milli
+        memory = memory_mib * (taken + milli[i]) // total - memory_mib * taken // total if total else memory_mib
+        taken += milli[i]
+        slot, fits = -1, n.up == 1
+        if milli[i] % 1000 and not n.pooled:
+            fits &= milli[i] < 1000
+            least = 1001
+            for s in range(n.slot, n.slot + n.gpus):
+                left = 1000 - S.slots[s] - milli[i]
+                if S.slots[s] > 0 and 0 <= left < least:
+                    slot, least = s, left
+            if slot < 0 and n.free_milli >= 1000:
+                slot = n.slot
+                while S.slots[slot] > 0:
+                    slot += 1
+            fits &= slot >= 0
+        else:
+            fits &= n.free_milli >= milli[i]
+        fits &= (not n.counts_cpu or n.cpu_free_milli >= cpu) and (not n.counts_memory or n.memory_free_mib >= memory)
+        if not fits:
+            undo_parts(S, begin)
+            return False
+        put(S, nodes[i], milli[i], cpu, memory, slot)
+    start(S, row, begin, c.n_parts, total)
+    add_running(S, row)
+    return True
+
+
+@njit(types.void(STATE, types.int32, types.float64, types.float64), cache=True)
+def rate_job(clock, row, rate, mark_left):
+    """What the model says of a job that has just started or reached its mark."""
+    S = clock[0]
+    set_rate(S, row, rate, mark_left)
+
+
+@njit(types.void(STATE, types.int32, types.boolean, types.float64), cache=True)
+def clear_node(clock, node, failed, checkpoint_s):
+    """Stop every gang with a part on this node. `failed`: each goes back to its last checkpoint; else nothing is lost."""
+    S = clock[0]
+    compact_running(S)
+    n = S.n_running
+    for i in range(n):
+        row = S.running_list[i]
+        j = S.jobs[row]
+        there = False
+        for p in range(S.alloc_offset[j.allocation], S.alloc_offset[j.allocation + 1]):
+            there |= S.part_node[p] == node
+        if not there:
+            continue
+        settle(S, row, S.now_s)
+        if failed:
+            lost_s = j.served_s - j.served_mark_s
+            if checkpoint_s > 0:
+                lost_s = lost_s % checkpoint_s
+            j.work_left += lost_s * j.rate
+            j.served_s -= lost_s
+            j.lost_gpu_s += lost_s * (j.held_milli / 1000.0)
+            j.failures += 1
+        else:
+            j.preemptions += 1
+        give_all(S, j.allocation)
+        requeue(S, row)
+        S.fresh[S.n_fresh] = row
+        S.n_fresh += 1
+    compact_running(S)
+
+
+@njit(types.void(STATE, types.int32, types.boolean), cache=True)
+def set_node(clock, node, up):
+    """A node joins or leaves. What ran on it has been stopped by the caller."""
+    S = clock[0]
+    c, n = S, S.nodes[node]
+    if bool(n.up) == up:
+        return
+    milli = np.int64(n.gpus) * 1000
+    sign = 1 if up else -1
+    if not up:
+        count_node(S, node, -1)
+    n.up = 1 if up else 0
+    if up:
+        count_node(S, node, 1)
+    S.pools[n.pool].total_milli += sign * milli
+    S.pools[n.pool].free_milli += sign * milli
+    if not up and n.free_milli != milli:
+        c.broken = node
+    stir(S)
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def close_job(clock, row):
+    """The run is over and the job still holds: its accounts end here."""
+    S = clock[0]
+    let_go(S, row)
+
+
+@njit(types.void(STATE, types.int64), cache=True)
+def refresh_all(clock, n):
+    """Bring what keys and views read of the rows S.walk[:n] up to now."""
+    S = clock[0]
+    for i in range(n):
+        refresh(S, S.walk[i], S.now_s)
+
+
+@njit(types.void(STATE, types.float64), cache=True)
+def wake_later(clock, wake_s):
+    S = clock[0]
+    wake_at(S, wake_s)

@@ -1,0 +1,407 @@
+"""What a policy sees, what it answers, and how it is declared.
+
+    decide(view, memory) -> Decision      the whole desired state of the cluster
+    rank(view, memory) -> keys            list policies only: an order; the engine walks it (DESIGN, section 4)
+
+A policy is pure: no clock, no I/O, no chance but `view.rng`. What it must remember is plain data in `memory`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainmaster.cluster.cluster import QueueSpec
+from trainmaster.errors import ParamError
+
+if TYPE_CHECKING:
+    from trainmaster.workload.jobs import JobTable
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Memory = dict[str, Any]  # JSON values and NumPy arrays; per-job arrays are indexed by seq
+
+
+class Verdict(enum.IntEnum):
+    """What a decision did with a job, or why it did nothing. The number is what compiled walks write."""
+
+    NONE = 0
+    KEPT = 1
+    STARTED = 2
+    CAPACITY = 3  # not enough free GPUs behind the jobs before it
+    FRAGMENTED = 4  # enough in number, but no nodes that hold the gang
+    QUOTA = 5  # its queue's guaranteed share is used, and it may not borrow
+    HELD = 6  # not offered yet
+    BLOCKED = 7  # a job before it must start first
+    POLICY_ZERO = 8  # the policy gives it nothing now
+    PINNED = 9  # runs, and may not be preempted
+    REJECTED = 10  # admission control
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a job is where it is: a code, a sentence, and the numbers behind it."""
+
+    code: str
+    text: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRecord:
+    """What one decision wrote: a row an active job, by `seq`."""
+
+    decision: int
+    now_s: float
+    seq: NDArray[np.int64]
+    verdict: NDArray[np.int8]
+    short_gpus: Floats  # GPUs that were missing where the verdict is CAPACITY
+    columns: Mapping[str, Array]  # what the policy's order was made of
+
+    def row(self, seq: int) -> int:
+        found = np.flatnonzero(self.seq == seq)
+        if not len(found):
+            raise KeyError(f"job {seq} was not active in decision {self.decision}")
+        return int(found[0])
+
+
+# ------------------------------------------------------------------------------------------------- what a policy sees
+
+
+@dataclass(frozen=True)
+class ActiveJobs:
+    """Columns of the jobs that are waiting or hold GPUs, in the order of (submission, seq)."""
+
+    row: NDArray[np.int64]  # in the job table
+    table: JobTable
+    state: Array  # the engine's records of these rows, brought up to now
+    estimates: Floats | None  # run time a policy may believe; None = it asked for the oracle
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def seq(self) -> NDArray[np.int64]:
+        return self.state["seq"]
+
+    @property
+    def submit_s(self) -> Floats:
+        return self.state["submit_s"]
+
+    @property
+    def eligible_s(self) -> Floats:
+        return self.state["eligible_s"]
+
+    @property
+    def limit_s(self) -> Floats:
+        return self.state["limit_s"]
+
+    @cached_property
+    def gpus(self) -> Floats:
+        """GPUs asked: the gang."""
+        return self.state["milli"] / 1000.0
+
+    @cached_property
+    def held_gpus(self) -> Floats:
+        return self.state["held_milli"] / 1000.0
+
+    @cached_property
+    def running(self) -> NDArray[np.bool_]:
+        """Holds an allocation (starting counts)."""
+        return self.state["running"].astype(bool)
+
+    @property
+    def phase(self) -> NDArray[np.int8]:
+        return self.state["phase"]
+
+    @cached_property
+    def new(self) -> NDArray[np.bool_]:
+        """No decision has seen it yet."""
+        return self.state["new"].astype(bool)
+
+    @property
+    def attained_gpu_s(self) -> Floats:
+        """GPU-seconds held so far."""
+        return self.state["attained_gpu_s"]
+
+    @property
+    def held_since_s(self) -> Floats:
+        """Start of the present holding (meaningless for waiting jobs)."""
+        return self.state["held_since_s"]
+
+    @property
+    def remaining_s(self) -> Floats:
+        """Seconds left on what it asked for, by the policy's chosen estimate."""
+        return self.state["remaining_s"]
+
+    @property
+    def served_s(self) -> Floats:
+        """Seconds held and working, restart costs left out; up to the last change of its allocation."""
+        return self.state["served_s"]
+
+    @cached_property
+    def queue(self) -> NDArray[np.int32]:
+        return self.table.queue.codes[self.row]
+
+    @cached_property
+    def priority(self) -> Floats:
+        return self.table.priority[self.row]
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Columns of the nodes, by node number."""
+
+    free_gpus: Floats  # whole GPUs and, on pooled nodes, fractions
+    gpus: NDArray[np.int32]
+    up: NDArray[np.bool_]
+    type: NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Throughput measured since the last decision: from the model in the twin, from reports live."""
+
+    seq: NDArray[np.int64]
+    rate: Floats  # work units a second
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What no real cluster knows. Using it makes a policy cheat, visibly (`needs=("oracle",)`)."""
+
+    remaining_s: Floats  # true seconds left on what the job asked for
+
+
+@dataclass(frozen=True)
+class View:
+    """The cluster at one instant. Read-only."""
+
+    now_s: float
+    jobs: ActiveJobs
+    nodes: Nodes
+    capacity_gpus: Mapping[str, float]  # GPUs up, by type
+    free_gpus: Mapping[str, float]
+    queues: Mapping[str, QueueSpec]
+    decision: int
+    seed: int
+    policy_name: str
+    true_remaining_s: Callable[[], Floats]
+    holdings: Callable[[int], tuple[tuple[int, ...], tuple[float, ...]]]  # row -> (nodes, GPUs on each)
+
+    @cached_property
+    def rng(self) -> np.random.Generator:
+        """Chance by counter: seed, policy and decision number, so that a restart or a fork repeats it."""
+        name = int.from_bytes(self.policy_name.encode()[:16], "little")
+        return np.random.Generator(np.random.Philox(key=[self.seed, name % (1 << 64)], counter=[self.decision, 0, 0, 0]))
+
+    @cached_property
+    def oracle(self) -> Oracle:
+        return Oracle(self.true_remaining_s())
+
+    @cached_property
+    def observed(self) -> Observed:
+        running = self.jobs.running
+        return Observed(self.jobs.seq[running], self.jobs.state["rate"][running])
+
+
+# ------------------------------------------------------------------------------------------------- what it answers
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One job (by row of the view's table), or one part of its gang, as it should be."""
+
+    row: int
+    gpus: float
+    type: str | None = None  # None = any it accepts
+    node: int | None = None  # None = wherever the placement says
+    share: float = 1.0  # of each GPU; 1.0 = alone
+    partner: int | None = None  # jobs of one partner group share GPUs
+    cpus: float | None = None  # None = what the job asked for
+    memory_gib: float | None = None
+    config: int = -1  # entry of the job's rate card
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The whole desired state. Several lines of one job are its gang, all or nothing."""
+
+    lines: tuple[Line, ...] = ()
+    reject: tuple[int, ...] = ()  # rows: admission control
+    lease_s: float | None = None  # decide again so many seconds from now
+    verdicts: Mapping[int, tuple[Verdict, float]] = field(default_factory=dict)  # row -> (why not, GPUs missing)
+
+    @classmethod
+    def start(cls, view: View, indices: Array, **kwargs: Any) -> Decision:
+        """Lines that run these jobs (indices into the view's columns) on what they ask for."""
+        rows, gpus = view.jobs.row, view.jobs.gpus
+        return cls(lines=tuple(Line(int(rows[i]), float(gpus[i])) for i in indices), **kwargs)
+
+
+# ------------------------------------------------------------------------------------------------- how it is declared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoParams:
+    """A policy without parameters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRules:
+    """What a preset changes in the engine for comparison with an artifact; None = the flags decide."""
+
+    round_s: float | None = None
+    restart_cost_s: float | None = None
+    placement: str | None = None
+    wake_grid_s: float = 0.0  # threshold crossings are noticed at whole multiples
+    due_grid_s: float = 0.0  # ends of work and of epochs fall on the nearest multiple
+    span_nodes: bool = True  # false: a gang takes the fewest nodes that can hold it, or waits
+    unplaced_keeps_count: bool = False  # a job that finds no nodes still uses up its count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """Constants and quirks of somebody's published version, for comparison with their figures."""
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    rules: EngineRules = EngineRules()
+    source: str = ""
+
+
+P = TypeVar("P")
+
+
+class Policy(Generic[P]):
+    """A policy that answers with the whole desired state."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    params_type: ClassVar[type[Any]]
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    bibtex: ClassVar[str] = ""
+    memory_version: ClassVar[int] = 1
+    preemptive: ClassVar[bool] = True  # a running job without a line is stopped
+    round_s: ClassVar[float] = 0.0  # default of --round
+
+    def __init__(self, params: P | None = None, **values: Any) -> None:
+        self.params: P = self.params_type(**values) if params is None else params
+
+    def cheats(self) -> bool:
+        """It uses what no real cluster knows, as it is parametrised now."""
+        return "oracle" in self.needs and getattr(self.params, "estimate", "oracle") == "oracle"
+
+    def start_memory(self, jobs: int) -> Memory:
+        """Memory of a policy that has decided nothing yet; `jobs` bounds seq from above."""
+        return {}
+
+    def decide(self, view: View, memory: Memory) -> Decision:
+        raise NotImplementedError
+
+    def explain(self, record: DecisionRecord, seq: int) -> Reason:
+        """Why this job is where it is, from the stored record alone."""
+        row = record.row(seq)
+        return SENTENCES[Verdict(int(record.verdict[row]))](float(record.short_gpus[row]))
+
+
+SENTENCES: Mapping[Verdict, Callable[[float], Reason]] = {
+    Verdict.NONE: lambda _: Reason("none", "no decision has seen it yet"),
+    Verdict.KEPT: lambda _: Reason("kept", "it runs on"),
+    Verdict.STARTED: lambda _: Reason("started", "it was started by this decision"),
+    Verdict.CAPACITY: lambda gpus: Reason("capacity", f"{gpus:g} GPUs short behind the jobs before it", {"short_gpus": gpus}),
+    Verdict.FRAGMENTED: lambda _: Reason("fragmented", "enough GPUs are free, but not on nodes that hold its gang"),
+    Verdict.QUOTA: lambda _: Reason("quota", "its queue has used its guaranteed share"),
+    Verdict.HELD: lambda _: Reason("held", "it is not offered to the policy yet"),
+    Verdict.BLOCKED: lambda _: Reason("blocked", "a job before it in the order must start first"),
+    Verdict.POLICY_ZERO: lambda _: Reason("policy-zero", "the policy gives it nothing now"),
+    Verdict.PINNED: lambda _: Reason("pinned", "it runs, and may not be preempted"),
+    Verdict.REJECTED: lambda _: Reason("rejected", "the policy does not admit it"),
+}
+
+
+class Compilable:
+    """A function that the engine may compile, kept as plain Python until it does."""
+
+    def __init__(self, python: Callable[..., Any]) -> None:
+        self.python = python
+        self.__doc__ = python.__doc__
+        self.__name__ = python.__name__
+
+
+def key_function(python: Callable[..., None]) -> Compilable:
+    """Declare a list policy's order as code that can be compiled: one for both loops.
+
+    key(jobs, rows, n, now_s, params, shared, per_job, out): write three floats a job into out[i], smaller first, for job
+    jobs[rows[i]], i < n. Running jobs come first, in the order of the last walk, then those no walk has kept waiting; a
+    waiting job's key must stay the same while it waits. Fields of a job: see `engine/state.py`; `attained_gpu_s` and
+    `remaining_s` are as of now. `params` is `key_params()`; `shared` and `per_job[seq]` are the policy's memory.
+    """
+    return Compilable(python)
+
+
+def wakeup_function(python: Callable[..., float]) -> Compilable:
+    """wakeup(jobs, rows, n, now_s, params, shared, per_job): when the ranks of the running jobs next change by themselves."""
+    return Compilable(python)
+
+
+class ListPolicy(Policy[P]):
+    """A policy that only ranks; the engine walks the order and counts capacity."""
+
+    blocking: ClassVar[bool] = False  # stop at the first job that does not fit or cannot be placed
+    stateful: ClassVar[bool] = False  # the key must see every event, jobs waiting or not
+    key: ClassVar[Compilable | None] = None
+    wakeup: ClassVar[Compilable | None] = None
+
+    def rank(self, view: View, memory: Memory) -> Array:
+        """Keys (jobs,) or (jobs, k), smaller first; +inf = nothing now. Ties go to the earlier row."""
+        raise NotImplementedError(f"{type(self).__name__} has neither rank() nor a key function")
+
+    def next_wakeup_s(self, view: View, memory: Memory) -> float:
+        """When ranks next change with no event; asked after the decision has been carried out."""
+        return np.inf
+
+    def key_params(self) -> Floats:
+        """The parameters as the key function reads them."""
+        return np.zeros(1)
+
+    def blocks(self) -> bool:
+        return bool(getattr(self.params, "blocking", self.blocking))
+
+    def is_stateful(self) -> bool:
+        return self.stateful
+
+    def not_before_s(self, jobs: JobTable) -> Floats | None:
+        """Offer no job to the walk before this time; None = from its eligible time on."""
+        return None
+
+    def max_nodes(self, view: View) -> NDArray[np.int32] | None:
+        """Nodes an active job may span now; 0 = any number, None = as the job says."""
+        return None
+
+
+C = TypeVar("C", bound=type[Policy[Any]])
+
+
+def policy(*, name: str, paper: str, needs: tuple[str, ...] = (), params: type[Any] = NoParams,
+           presets: Mapping[str, Preset] | None = None, bibtex: str = "") -> Callable[[C], C]:
+    """Declare a policy: how the command line calls it, where it comes from, what it needs to know."""
+
+    def declare(cls: C) -> C:
+        cls.name, cls.paper, cls.needs, cls.params_type, cls.bibtex = name, paper, needs, params, bibtex
+        cls.presets = dict(presets or {})
+        return cls
+
+    return declare
+
+
+def check(condition: bool, problem: str) -> None:
+    """Refuse a parameter value: `problem` is one line that says what is wrong."""
+    if not condition:
+        raise ParamError(problem)
