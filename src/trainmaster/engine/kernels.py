@@ -81,7 +81,7 @@ def sort_rows(S, rows, n, scratch):
             runs += 1
             begin = end
         rows[:n] = scratch[:n]
-        if runs == 1:
+        if runs <= 1:
             return
 
 

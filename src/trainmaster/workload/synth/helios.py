@@ -18,6 +18,11 @@ GANGS = {1: 1549, 2: 151, 3: 2, 4: 224, 5: 1, 6: 9, 7: 14, 8: 837, 16: 170, 24: 
 QUEUES = {"vcEwI": 7603, "vcWoR": 2826, "vcHvQ": 2654, "vcvGl": 1452, "vc8Gr": 710, "vcJsw": 3168, "vcKeu": 1188, "vcYVn": 1089,
           "vcefl": 990, "vcLTP": 792, "vcKrE": 396, "vchbv": 396, "vchA3": 297, "vcvlY": 198, "vcgkz": 99}  # fmt: skip
 
+# [bins], measured: jobs submitted by weekday, Monday first, and hour, April to September, local time.
+WEEKDAYS = (1.022, 1.104, 1.274, 1.201, 0.947, 0.68, 0.771)
+HOURS = (0.897, 0.658, 0.6, 0.384, 0.268, 0.205, 0.187, 0.224, 0.374, 0.796, 1.295, 1.474,
+         1.164, 1.299, 1.559, 1.656, 1.734, 1.733, 1.282, 1.313, 1.345, 1.364, 1.149, 1.038)  # fmt: skip
+
 # [summary]: GPU-seconds of Venus' jobs that completed, were cancelled, failed.
 GPU_TIME = (6_373_315_670.0, 4_920_266_598.0, 1_052_030_340.0)
 
@@ -40,10 +45,5 @@ MARGINALS = Marginals(
     queues=Queues(names=tuple(QUEUES), singles=tuple(QUEUES.values()), gangs=tuple(QUEUES.values())),
     # 200 to 400 users a cluster (section 3.3; remembered, unconfirmed); Zipf's exponent of 1 is an assumption.
     users=Users(a_queue=16, exponent=1.0),
-    # [bins], measured: jobs submitted by hour of the day and by weekday, April to September, local time.
-    rhythm=Rhythm(
-        hours=(0.897, 0.658, 0.6, 0.384, 0.268, 0.205, 0.187, 0.224, 0.374, 0.796, 1.295, 1.474,
-               1.164, 1.299, 1.559, 1.656, 1.734, 1.733, 1.282, 1.313, 1.345, 1.364, 1.149, 1.038),  # fmt: skip
-        weekdays=(1.022, 1.104, 1.274, 1.201, 0.947, 0.68, 0.771),
-    ),
+    rhythm=Rhythm(hours=HOURS, weekdays=WEEKDAYS),
 )

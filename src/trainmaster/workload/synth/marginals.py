@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trainmaster.workload.jobs import Floats, Ints, Labels
 
@@ -132,8 +132,8 @@ class Queues:
     gangs: tuple[float, ...]
 
     def draw(self, rng: Rng, gpus: Floats) -> Labels:
-        singles, gangs = pick(rng, self.singles, len(gpus)), pick(rng, self.gangs, len(gpus))
-        return _used(np.where(gpus <= 1, singles, gangs), self.names)
+        uniform = rng.random(len(gpus))
+        return _used(np.where(gpus <= 1, place(uniform, self.singles), place(uniform, self.gangs)), self.names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,10 +173,14 @@ class Rhythm:
         return submit_s
 
 
-def pick(rng: Rng, weights: tuple[float, ...] | Floats, rows: int) -> Ints:
+def pick(rng: Rng, weights: ArrayLike, rows: int) -> Ints:
     """Indices in proportion to their weights."""
+    return place(rng.random(rows), weights)
+
+
+def place(uniform: Floats, weights: ArrayLike) -> Ints:
     upper = np.cumsum(weights)
-    return np.searchsorted(upper / upper[-1], rng.random(rows), side="right").astype(np.int64)
+    return np.searchsorted(upper / upper[-1], uniform, side="right").astype(np.int64)
 
 
 def _used(codes: NDArray[np.int64], names: tuple[str, ...]) -> Labels:
