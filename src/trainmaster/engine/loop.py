@@ -334,7 +334,7 @@ class Simulation:
             keys = np.asarray(policy.rank(view, self.memory), np.float64)
             if (limits := policy.max_nodes(view)) is not None:
                 S.jobs["max_nodes"][rows] = limits
-        keys = keys.reshape(len(rows), -1)
+        keys = keys[:, None] if keys.ndim == 1 else keys
         if len(keys) and np.isnan(keys).any():
             raise InputError(f"--policy: {policy.name} ranked job {self.jobs.id[rows[int(np.isnan(keys).any(axis=1).argmax())]]} as NaN")
         with_held = bool(policy.preemptive or clock["quotas"])
@@ -519,8 +519,6 @@ class Simulation:
         state = S.jobs
         self.outcome[~np.isnan(state["finish_s"])] = FINISHED
         record = self.record()
-        sentences = {verdict: self.policy.explain for verdict in ()}
-        del sentences
         for seq, row in zip(record.seq, np.flatnonzero((state["phase"] == WAITING) | (state["phase"] == RUNNING)), strict=True):
             infinite = not np.isfinite(jobs.work[row])
             self.reason[row] = "a service: it has no end" if infinite and state[row]["held_s"] > 0 else self.policy.explain(record, int(seq)).text

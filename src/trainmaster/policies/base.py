@@ -254,6 +254,15 @@ class NoParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """A parameter that is a file of figures, read by whoever opened it; path and SHA-256 say which."""
+
+    values: tuple[float, ...]
+    path: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRules:
     """What a preset changes in the engine for comparison with an artifact; None = the flags decide."""
 

@@ -31,8 +31,8 @@ SYNTHETIC: Mapping[str, Marginals] = {
     "pai": pai.MARGINALS,
 }
 
-# A cluster for a kind that is given none: the real one scaled to a size on which a week of jobs queues at a load of 0.9 to 1
-# and is simulated in seconds. Specs are text here: who builds a cluster from them is not this room.
+# A cluster for a kind that is given none: the real one scaled to a size on which a week of jobs is simulated in seconds. Specs
+# are text here: who builds a cluster from them is not this room. docs/synthetic.md says at which load a week of jobs queues.
 DEFAULT_CLUSTERS: Mapping[str, str] = {kind: marginals.cluster for kind, marginals in SYNTHETIC.items()}
 
 STREAMS = ("gang", "run-time", "status", "queue", "user", "limit", "arrival")  # append only: the position seeds the stream
