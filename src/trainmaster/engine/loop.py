@@ -105,6 +105,7 @@ class Simulation:
         self._prepare_clock()
         self.memory: Memory = policy.start_memory(int(jobs.seq.max(initial=-1)) + 1)
         self.active = np.zeros(0, np.int64)
+        self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
         self.capacity_log: list[tuple[float, float]] = [(0.0, float(sum(cluster.gpus_by_type().values())))]
         key = policy.key if isinstance(policy, ListPolicy) else None
         self.key: Compilable | None = key
@@ -292,8 +293,10 @@ class Simulation:
         for row in S.rated[: self.clock["n_rated"]].tolist():
             job = S.jobs[row]
             work = float(self.jobs.work[row])
-            rate, until = self.model.rate(row, self.allocation(row), work - float(job["work_left"]), ())
-            kernels.rate_job(S.clock, np.int32(row), rate, max(work - until, 0.0))
+            work_left, until = float(job["work_left"]), self.until[row]
+            done = until if work_left == work - until else work - work_left  # a mark that was reached is reached exactly
+            rate, self.until[row] = self.model.rate(row, self.allocation(row), done, ())
+            kernels.rate_job(S.clock, np.int32(row), rate, max(work - self.until[row], 0.0))
         self.clock["n_rated"] = 0
 
     def _break(self) -> None:
