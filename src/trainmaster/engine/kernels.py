@@ -27,8 +27,10 @@ KEPT, STARTED, CAPACITY = int(Verdict.KEPT), int(Verdict.STARTED), int(Verdict.C
 FRAGMENTED, QUOTA, BLOCKED = int(Verdict.FRAGMENTED), int(Verdict.QUOTA), int(Verdict.BLOCKED)
 POLICY_ZERO, PINNED = int(Verdict.POLICY_ZERO), int(Verdict.PINNED)
 
-ANY, HELD_ONLY, WAITING_ONLY = range(3)  # whom a stage of the walk looks at
-EITHER, WITHIN, BEYOND = range(3)  # and on which side of its queue's quota
+# Constants handed to compiled functions are NumPy's: numba compiles a function anew for every literal it is handed.
+ZERO, ONE, NOWHERE = np.int64(0), np.int64(1), np.int64(-1)
+ANY, HELD_ONLY, WAITING_ONLY = np.int64(0), np.int64(1), np.int64(2)  # whom a stage of the walk looks at
+EITHER, WITHIN, BEYOND = np.int64(0), np.int64(1), np.int64(2)  # and on which side of its queue's quota
 
 _F, _F2 = types.float64[::1], types.float64[:, ::1]
 _I, _L = types.int32[::1], types.int64[::1]
@@ -47,9 +49,9 @@ PICK = types.UniTuple(types.int64, 2)(_L, types.int64)
 
 
 @njit
-def less(S, a, b):
+def less(keys, a, b):
     for k in range(4):
-        x, y = S.keys[a, k], S.keys[b, k]
+        x, y = keys[a, k], keys[b, k]
         if x != y:
             return x < y
     return a < b
@@ -58,20 +60,21 @@ def less(S, a, b):
 @njit
 def sort_rows(S, rows, n, scratch):
     """Natural merge sort: running jobs are nearly in order from the last walk, so most passes find long runs."""
+    keys = S.keys
     while True:
         begin, runs = 0, 0
         while begin < n:
             middle = begin + 1
-            while middle < n and not less(S, rows[middle], rows[middle - 1]):
+            while middle < n and not less(keys, rows[middle], rows[middle - 1]):
                 middle += 1
             if middle == n and begin == 0:
                 return
             end = min(middle + 1, n)
-            while end < n and not less(S, rows[end], rows[end - 1]):
+            while end < n and not less(keys, rows[end], rows[end - 1]):
                 end += 1
             i, j, k = begin, middle, begin
             while k < end:
-                if j >= end or (i < middle and not less(S, rows[j], rows[i])):
+                if j >= end or (i < middle and not less(keys, rows[j], rows[i])):
                     scratch[k] = rows[i]
                     i += 1
                 else:
@@ -88,13 +91,14 @@ def sort_rows(S, rows, n, scratch):
 @njit
 def wait(S, row):
     """Put a waiting job into the heap of its class."""
+    keys = S.keys
     k = S.classes[S.jobs[row].klass]
     i = k.size
     k.size += 1
     heap = S.waiting[k.offset : k.offset + k.size]
     while i > 0:
         parent = (i - 1) // 2
-        if not less(S, row, heap[parent]):
+        if not less(keys, row, heap[parent]):
             break
         heap[i] = heap[parent]
         i = parent
@@ -103,7 +107,7 @@ def wait(S, row):
 
 @njit
 def pop_head(S, klass):
-    k = S.classes[klass]
+    keys, k = S.keys, S.classes[klass]
     heap = S.waiting[k.offset : k.offset + k.size]
     top, last = heap[0], heap[k.size - 1]
     k.size -= 1
@@ -112,9 +116,9 @@ def pop_head(S, klass):
         child = 2 * i + 1
         if child >= n:
             break
-        if child + 1 < n and less(S, heap[child + 1], heap[child]):
+        if child + 1 < n and less(keys, heap[child + 1], heap[child]):
             child += 1
-        if not less(S, heap[child], last):
+        if not less(keys, heap[child], last):
             break
         heap[i] = heap[child]
         i = child
@@ -169,7 +173,7 @@ def push_due(S, row):
                 n += 1
         c.heap = n
         for i in range(n // 2, -1, -1):
-            sink_due(S, i)
+            sink_due(S, np.int64(i))
     i = c.heap
     c.heap += 1
     S.heap_s[i], S.heap_row[i] = S.jobs[row].due_s, row
@@ -182,14 +186,14 @@ def push_due(S, row):
 def pop_due(S):
     c = S
     c.heap -= 1
-    swap_due(S, 0, c.heap)
-    sink_due(S, 0)
+    swap_due(S, ZERO, c.heap)
+    sink_due(S, ZERO)
 
 
 @njit
 def next_due(S):
     c = S
-    while c.heap > 0 and is_stale(S, 0):
+    while c.heap > 0 and is_stale(S, ZERO):
         pop_due(S)
     return S.heap_s[0] if c.heap > 0 else np.inf
 
@@ -211,12 +215,12 @@ def count_node(S, node, by):
 def move_free(S, node, milli):
     """Change how much of a node's unshared GPUs is free. Below zero is a bug: the caller has looked."""
     n = S.nodes[node]
-    count_node(S, node, -1)
+    count_node(S, node, NOWHERE)
     n.free_milli += milli
     if n.free_milli < 0:
         S.broken = node
         n.free_milli = 0
-    count_node(S, node, 1)
+    count_node(S, node, ONE)
 
 
 @njit
@@ -225,7 +229,7 @@ def take(S, node, milli, cpu_milli, memory_mib, slot):
     n = S.nodes[node]
     if slot >= 0:
         if S.slots[slot] == 0:
-            move_free(S, node, -1000)
+            move_free(S, node, np.int64(-1000))
         S.slots[slot] += milli
         if S.slots[slot] > 1000:
             S.broken = node
@@ -245,7 +249,7 @@ def give(S, node, milli, cpu_milli, memory_mib, slot):
     if slot >= 0:
         S.slots[slot] -= milli
         if S.slots[slot] == 0:
-            move_free(S, node, 1000)
+            move_free(S, node, np.int64(1000))
     elif milli > 0:
         move_free(S, node, milli)
     S.pools[n.pool].free_milli += milli
@@ -256,15 +260,20 @@ def give(S, node, milli, cpu_milli, memory_mib, slot):
 
 
 @njit
+def give_part(S, p):
+    give(S, np.int64(S.part_node[p]), np.int64(S.part_milli[p]), S.part_cpu_milli[p], S.part_memory_mib[p], np.int64(S.part_slot[p]))
+
+
+@njit
 def give_all(S, allocation):
     for p in range(S.alloc_offset[allocation], S.alloc_offset[allocation + 1]):
-        give(S, S.part_node[p], S.part_milli[p], S.part_cpu_milli[p], S.part_memory_mib[p], S.part_slot[p])
+        give_part(S, p)
 
 
 @njit
 def take_all(S, allocation):
     for p in range(S.alloc_offset[allocation], S.alloc_offset[allocation + 1]):
-        take(S, S.part_node[p], S.part_milli[p], S.part_cpu_milli[p], S.part_memory_mib[p], S.part_slot[p])
+        take(S, np.int64(S.part_node[p]), np.int64(S.part_milli[p]), S.part_cpu_milli[p], S.part_memory_mib[p], np.int64(S.part_slot[p]))
 
 
 # ---------------------------------------------------------------------------------------------- placement
@@ -394,7 +403,7 @@ def place_gang(S, row, klass, first, last, pick, most_nodes):
         if (n.counts_cpu and cpu > n.cpu_free_milli) or (n.counts_memory and memory > n.memory_free_mib):
             undo_parts(S, begin)
             return False
-        put(S, node, gpus * 1000, cpu, memory, -1)
+        put(S, np.int64(node), gpus * 1000, cpu, memory, NOWHERE)
         S.usable[node] = 0
         taken += gpus
         need -= gpus
@@ -405,7 +414,7 @@ def place_gang(S, row, klass, first, last, pick, most_nodes):
 def undo_parts(S, begin):
     c = S
     for p in range(begin, c.n_parts):
-        give(S, S.part_node[p], S.part_milli[p], S.part_cpu_milli[p], S.part_memory_mib[p], S.part_slot[p])
+        give_part(S, p)
     c.n_parts = begin
 
 
@@ -435,7 +444,7 @@ def place_share(S, row, klass, first, last, pick):
             S.usable[node] = S.nodes[node].free_milli // 1000 if fits else 0
             S.counts[S.usable[node]] += 1
         S.counts[0] = 0
-        lo, hi = pick(S.counts, 1)
+        lo, hi = pick(S.counts, ONE)
         if lo >= 1:
             for node in range(len(S.nodes)):
                 if lo <= S.usable[node] <= hi:
@@ -447,7 +456,7 @@ def place_share(S, row, klass, first, last, pick):
                     best_slot += 1
     if best < 0:
         return False
-    put(S, best, k.milli, k.cpu_milli, k.memory_mib, best_slot)
+    put(S, np.int64(best), k.milli, k.cpu_milli, k.memory_mib, np.int64(best_slot))
     return True
 
 
@@ -461,18 +470,18 @@ def place_cpus(S, klass, first, last):
                 best = node
     if best < 0:
         return False
-    put(S, best, 0, k.cpu_milli, k.memory_mib, -1)
+    put(S, np.int64(best), ZERO, k.cpu_milli, k.memory_mib, NOWHERE)
     return True
 
 
 @njit
-def place_group(S, row, klass, first, last, pick, max_nodes):
+def place_group(S, row, klass, first, last, pick, most_nodes):
     k = S.classes[klass]
     if k.milli == 0:
         return place_cpus(S, klass, first, last)
     if k.milli % 1000:
         return place_share(S, row, klass, first, last, pick)
-    return place_gang(S, row, klass, first, last, pick, max_nodes)
+    return place_gang(S, row, klass, first, last, pick, most_nodes)
 
 
 @njit
@@ -489,14 +498,14 @@ def group_end(S, klass, first):
 @njit
 def place(S, row, pick):
     """Find room for a job and take it, on the type it was counted on, else on any it accepts; true if it was found."""
-    klass = S.jobs[row].klass
-    counted = S.group[row]
-    if counted >= 0:
-        return place_group(S, row, klass, counted, group_end(S, klass, counted), pick, S.jobs[row].max_nodes)
-    first = 0
+    klass, most_nodes = np.int64(S.jobs[row].klass), np.int64(S.jobs[row].max_nodes)
+    counted = np.int64(S.group[row])
+    if counted >= 0 and place_group(S, row, klass, counted, group_end(S, klass, counted), pick, most_nodes):
+        return True
+    first = ZERO
     while first < S.class_pools.shape[1] and S.class_pools[klass, first] >= 0:
         last = group_end(S, klass, first)
-        if place_group(S, row, klass, first, last, pick, S.jobs[row].max_nodes):
+        if first != counted and place_group(S, row, klass, first, last, pick, most_nodes):
             return True
         first = last
     return False
@@ -631,9 +640,9 @@ def capacity_left(S, klass, first, last):
 @njit
 def count_in(S, row):
     """Count a newcomer on the first type that has room for its gang; false, with what is missing, if none has."""
-    klass = S.jobs[row].klass
+    klass = np.int64(S.jobs[row].klass)
     k = S.classes[klass]
-    first, most = 0, np.int64(0)
+    first, most = ZERO, ZERO
     while first < S.class_pools.shape[1] and S.class_pools[klass, first] >= 0:
         last = group_end(S, klass, first)
         left = capacity_left(S, klass, first, last)
@@ -689,7 +698,7 @@ def refuse(S, row, verdict, short_milli):
 
 @njit
 def better_head(S, a, b):
-    return less(S, S.waiting[S.classes[a].offset], S.waiting[S.classes[b].offset])
+    return less(S.keys, S.waiting[S.classes[a].offset], S.waiting[S.classes[b].offset])
 
 
 @njit
@@ -713,8 +722,8 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
     Chooses into S.chosen; what it takes from heaps is also noted in S.spare, so that the walk can be taken back.
     `at_once`: nobody will be stopped, so each newcomer is placed as it is reached. Returns (chosen, popped).
     """
-    c = S
-    n_heads = 0
+    c, keys = S, S.keys
+    n_heads = ZERO
     if c.heaps and who != HELD_ONLY:
         for klass in range(len(S.classes)):
             k = S.classes[klass]
@@ -722,7 +731,7 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
                 S.heads[n_heads] = klass
                 n_heads += 1
         for i in range(n_heads // 2 - 1, -1, -1):
-            sift_head(S, n_heads, i)
+            sift_head(S, n_heads, np.int64(i))
     i = 0
     while True:
         while i < n:  # rows that are not of this stage, or already chosen
@@ -731,14 +740,14 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
                 i += 1
             else:
                 break
-        from_heap = n_heads > 0 and (i >= n or less(S, S.waiting[S.classes[S.heads[0]].offset], S.walk[i]))
+        from_heap = n_heads > 0 and (i >= n or less(keys, S.waiting[S.classes[S.heads[0]].offset], S.walk[i]))
         if not from_heap and i >= n:
             return n_chosen, n_popped
         row = S.waiting[S.classes[S.heads[0]].offset] if from_heap else S.walk[i]
         j = S.jobs[row]
         k = S.classes[j.klass]
         verdict, heard = 0, True
-        if S.keys[row, 1] == np.inf:
+        if keys[row, 1] == np.inf:
             verdict = POLICY_ZERO
         elif S.blocked[k.component]:
             verdict = BLOCKED
@@ -752,7 +761,7 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
             verdict = FRAGMENTED
         elif not count_in(S, row):
             verdict = CAPACITY
-        elif at_once:
+        elif at_once == 1:
             begin = c.n_parts
             if place(S, row, pick):
                 start(S, row, begin, c.n_parts, k.milli)
@@ -763,26 +772,26 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
                 if not c.keeps_count:
                     count_free(S)
         if verdict == 0:
-            j.verdict = KEPT if j.running and not at_once else STARTED
+            j.verdict = KEPT if j.running and at_once == 0 else STARTED
             S.mark[row] = 1
             S.used[j.queue] += k.milli
             S.chosen[n_chosen] = row
             n_chosen += 1
         else:
-            if heard and from_heap:
-                k.verdict = verdict
-            elif heard:
+            if heard:
                 j.verdict, j.short_milli = verdict, k.short_milli if verdict == CAPACITY else 0
+                if not j.running:
+                    k.verdict = verdict
             if c.blocking and (verdict == CAPACITY or verdict == FRAGMENTED):
                 S.blocked[k.component] = 1
         if from_heap:
             if verdict == 0:
-                S.spare[n_popped] = pop_head(S, S.heads[0])
+                S.spare[n_popped] = pop_head(S, np.int64(S.heads[0]))
                 n_popped += 1
             if verdict != 0 or k.size == 0:  # nobody behind it in its class can do better
                 n_heads -= 1
                 S.heads[0] = S.heads[n_heads]
-            sift_head(S, n_heads, 0)
+            sift_head(S, n_heads, ZERO)
         else:
             i += 1
 
@@ -792,6 +801,7 @@ def exclude(S, row):
     """No room was found for this job; in this decision there is none for a later one that asks the same."""
     S.jobs[row].excluded = S.decisions
     S.classes[S.jobs[row].klass].excluded = S.decisions
+    S.classes[S.jobs[row].klass].verdict = FRAGMENTED
 
 
 @njit
@@ -809,10 +819,10 @@ def walk_free(S, n, pick):
     """Nobody is stopped: newcomers get what is free, each placed as it is reached."""
     begin_walk(S, False)
     if S.quotas:
-        n_chosen, n_popped = stage(S, n, 0, 0, ANY, WITHIN, True, pick)
-        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, BEYOND, True, pick)
+        n_chosen, n_popped = stage(S, n, ZERO, ZERO, ANY, WITHIN, ONE, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, BEYOND, ONE, pick)
     else:
-        n_chosen, n_popped = stage(S, n, 0, 0, ANY, EITHER, True, pick)
+        n_chosen, n_popped = stage(S, n, ZERO, ZERO, ANY, EITHER, ONE, pick)
     for i in range(n_chosen):
         add_running(S, S.chosen[i])
     S.n_chosen = n_chosen
@@ -824,7 +834,7 @@ def walk_all(S, n, pick):
     """Running jobs are in the order: begin with all capacity, pinned jobs first, then as queues and policy say."""
     c = S
     begin_walk(S, True)
-    n_chosen, n_popped = 0, 0
+    n_chosen, n_popped = ZERO, ZERO
     for i in range(n):
         row = S.walk[i]
         if S.jobs[row].running and S.jobs[row].pinned:
@@ -835,15 +845,15 @@ def walk_all(S, n, pick):
             S.chosen[n_chosen] = row
             n_chosen += 1
     if not c.quotas:
-        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, EITHER, False, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, EITHER, ZERO, pick)
     elif c.preemptive:
-        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, WITHIN, False, pick)
-        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, BEYOND, False, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, WITHIN, ZERO, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, ANY, BEYOND, ZERO, pick)
     else:  # only borrowers are stopped, for a job within its quota, last in order first
-        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, HELD_ONLY, WITHIN, False, pick)
-        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, WAITING_ONLY, WITHIN, False, pick)
-        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, HELD_ONLY, BEYOND, False, pick)
-        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, WAITING_ONLY, BEYOND, False, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, HELD_ONLY, WITHIN, ZERO, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, WAITING_ONLY, WITHIN, ZERO, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, HELD_ONLY, BEYOND, ZERO, pick)
+        n_chosen, n_popped = stage(S, n, n_chosen, n_popped, WAITING_ONLY, BEYOND, ZERO, pick)
     c.n_chosen = n_chosen
     c.n_popped = n_popped
 
@@ -1050,7 +1060,7 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
         due_s = next_due(S)
         arrive_s = S.jobs[S.arrivals[c.arrived]].arrive_s if c.arrived < len(S.arrivals) else np.inf
         time_s = min(min(due_s, arrive_s), min(c.until_s, c.decide_s))
-        nothing_comes = arrive_s == np.inf and c.until_s == np.inf
+        nothing_comes = arrive_s == np.inf and (c.until_s == np.inf or c.endless == 1)
         if time_s == np.inf or (c.finite_left == 0 and due_s == np.inf) or (nothing_comes and c.idle > 64):
             return FINISHED
         if time_s < c.now_s:
@@ -1131,15 +1141,21 @@ def stop_job(clock, row):
     requeue(S, row)
 
 
-@njit(types.boolean(STATE, types.int32, types.int64, types.FunctionType(PICK)), cache=True)
-def start_job(clock, row, milli, pick):
-    """Place a waiting job on `milli` thousandths wherever it may go, and start it; false if there is no room."""
+@njit(types.boolean(STATE, types.int32, types.int64, types.int64, types.FunctionType(PICK)), cache=True)
+def start_job(clock, row, milli, type_, pick):
+    """Place a waiting job on `milli` thousandths of this type (-1 = any it accepts), and start it; false if there is no room."""
     S = clock[0]
     begin, j = S.n_parts, S.jobs[row]
     own, scratch = j.klass, len(S.classes) - 1
     k, s = S.classes[own], S.classes[scratch]
     s.milli, s.cpu_milli, s.memory_mib, s.plain = milli, k.cpu_milli, k.memory_mib, k.plain and milli % 1000 == 0
-    S.class_pools[scratch] = S.class_pools[own]
+    kept = 0
+    S.class_pools[scratch] = -1
+    for p in range(S.class_pools.shape[1]):
+        pool = S.class_pools[own, p]
+        if pool >= 0 and (type_ < 0 or S.pools[pool].type == type_):
+            S.class_pools[scratch, kept] = pool
+            kept += 1
     S.group[row] = -1
     j.klass = scratch
     found = place(S, row, pick)
@@ -1185,7 +1201,7 @@ def start_on(clock, row, nodes, milli, cpu_milli, memory_mib):
         if not fits:
             undo_parts(S, begin)
             return False
-        put(S, nodes[i], milli[i], cpu, memory, slot)
+        put(S, np.int64(nodes[i]), milli[i], cpu, memory, np.int64(slot))
     start(S, row, begin, c.n_parts, total)
     add_running(S, row)
     return True
@@ -1240,10 +1256,10 @@ def set_node(clock, node, up):
     milli = np.int64(n.gpus) * 1000
     sign = 1 if up else -1
     if not up:
-        count_node(S, node, -1)
+        count_node(S, node, NOWHERE)
     n.up = 1 if up else 0
     if up:
-        count_node(S, node, 1)
+        count_node(S, node, ONE)
     S.pools[n.pool].total_milli += sign * milli
     S.pools[n.pool].free_milli += sign * milli
     if not up and n.free_milli != milli:
@@ -1268,5 +1284,5 @@ def refresh_all(clock, n):
 
 @njit(types.void(STATE, types.float64), cache=True)
 def wake_later(clock, wake_s):
-    S = clock[0]
-    wake_at(S, wake_s)
+    """Decide again at `wake_s`, on the grids that apply."""
+    wake_at(clock[0], wake_s)

@@ -82,17 +82,19 @@ class Simulation:
     """One policy on one workload, from time zero to the last job."""
 
     def __init__(self, jobs: JobTable, cluster: Cluster, policy: Policy[Any], setup: Setup, *, model: PerformanceModel | None = None,
-                 rules: EngineRules = EngineRules(), label: str | None = None, interpreted: bool = False) -> None:
+                 rules: EngineRules | None = None, label: str | None = None, interpreted: bool = False) -> None:
         """`interpreted`: ask the policy at every decision even if its key could be compiled (tests compare the two)."""
         if model is None:
             jobs, model = Constant().bind(jobs, cluster)
-        self.jobs, self.cluster, self.policy, self.setup, self.model, self.rules = jobs, cluster, policy, setup, model, rules
+        self.cluster, self.policy, self.setup, self.model = cluster, policy, setup, model
+        self.rules = rules = policy.rules if rules is None else rules
         self.label = label or policy.name
         self.round_s = _first(rules.round_s, setup.round_s, policy.round_s)
         self.restart_cost_s = _first(rules.restart_cost_s, setup.restart_cost_s)
         self.placement = find_placement(_first(rules.placement, setup.placement))
         if cluster.queues and not isinstance(policy, ListPolicy) and "queues" not in policy.needs:
             raise ParamError(f"--policy: {policy.name} plans the whole cluster and does not know quotas; leave `queues` out of the cluster file")
+        self.jobs = jobs = self._consolidate(jobs)
         self.types = cluster.types
         rates = model.rates_by_type(jobs, self.types)
         self.state = build_state(jobs, cluster, rates, self.types)
@@ -144,8 +146,6 @@ class Simulation:
             S.jobs["alone_rate"] = np.maximum(rates.max(axis=1), 1e-300)
         if isinstance(self.policy, ListPolicy) and (offered := self.policy.not_before_s(jobs)) is not None:
             S.jobs["arrive_s"] = np.maximum(jobs.eligible_s, offered)
-        if not self.rules.span_nodes or self.placement.consolidates:
-            self._consolidate()
         self._find_unschedulable()
         rows = np.flatnonzero(self.outcome == UNFINISHED).astype(np.int32)
         arrivals = rows[np.argsort(S.jobs["arrive_s"][rows], kind="stable")]
@@ -159,23 +159,16 @@ class Simulation:
         rate, _ = self.model.rate(row, Allocation(tuple(range(len(parts))), tuple(parts), self.types[0]), 0.0, ())
         return max(rate, 1e-300)
 
-    def _consolidate(self) -> None:
+    def _consolidate(self, jobs: JobTable) -> JobTable:
         """Gangs that must not spread: no more nodes than the fewest that could hold them."""
-        from trainmaster.placement.skew import is_skewed
-
-        S = self.state
-        must = np.ones(len(self.jobs), bool)
+        if self.rules.span_nodes and not self.placement.consolidates:
+            return jobs
+        must = np.ones(len(jobs), bool)
         if self.rules.span_nodes:
-            skewed = np.array([*map(is_skewed, self.jobs.model.names), False])
-            must = skewed[self.jobs.model.codes]
-        largest = np.array([
-            max((node.gpus for node, p in zip(self.cluster.nodes, S.nodes["pool"], strict=True) if p in pools), default=1)
-            for pools in S.class_pools
-        ])  # fmt: skip
-        fewest = -(-S.jobs["milli"] // (np.maximum(largest[S.jobs["klass"]], 1) * GPU_MILLI))
-        limited = np.where(S.jobs["max_nodes"] > 0, np.minimum(S.jobs["max_nodes"], fewest), fewest)
-        S.jobs["max_nodes"] = np.where(must & (S.jobs["milli"] >= GPU_MILLI), limited, S.jobs["max_nodes"])
-        self.clock["simple"] = 0
+            must = np.array([*map(self.placement.consolidated, jobs.model.names), False])[jobs.model.codes]
+        fewest = fewest_nodes(jobs, self.cluster)
+        limited = np.where(jobs.max_nodes > 0, np.minimum(jobs.max_nodes, fewest), fewest)
+        return jobs.replace(max_nodes=np.where(must & (jobs.gpu_milli >= GPU_MILLI), limited, jobs.max_nodes).astype(np.int32))
 
     def _find_unschedulable(self) -> None:
         """What would not fit the empty cluster with all its nodes there can never run."""
@@ -235,6 +228,8 @@ class Simulation:
     def _next_outside(self) -> None:
         self.coming = next(self.outside, (np.inf, []))
         self.clock["until_s"] = self.coming[0]
+        planned = max((change.at_s for change in self.cluster.timeline), default=-np.inf)
+        self.clock["endless"] = self.coming[0] > planned
 
     def _apply_outside(self) -> None:
         """Nodes fail, are repaired, join and leave. A node is up while it is in the cluster and not broken."""
@@ -394,7 +389,8 @@ class Simulation:
         types = np.array([node.type for node in self.cluster.nodes], object)
         up = S.nodes["up"] == 1
         free = S.nodes["free_milli"] / GPU_MILLI
-        jobs = ActiveJobs(rows, self.jobs, state, None if self.estimates is None else self.estimates[rows])
+        estimates = None if self.estimates is None else self.estimates[rows]
+        jobs = ActiveJobs(rows, self.jobs, state, estimates, S.class_pools[state["klass"], :-1])
 
         def true_remaining_s() -> Floats:
             running_s = np.maximum(clock["now_s"] - np.maximum(state["since_s"], state["ready_s"]), 0.0) * (state["running"] == 1)
@@ -403,7 +399,7 @@ class Simulation:
         return View(
             now_s=float(clock["now_s"]),
             jobs=jobs,
-            nodes=Nodes(free, S.nodes["gpus"].copy(), up, types),
+            nodes=Nodes(free, S.nodes["pool"].copy(), S.nodes["gpus"].copy(), up, types),
             capacity_gpus={name: float(S.nodes["gpus"][up & (types == name)].sum()) for name in self.types},
             free_gpus={name: float(free[up & (types == name)].sum()) for name in self.types},
             queues=self.cluster.queues,
@@ -431,30 +427,31 @@ class Simulation:
             wanted.setdefault(line.row, []).append(line)
         for row in decision.reject:
             self._reject(row)
-        moved = set()
-        for row in self.active[S.jobs["running"][self.active] == 1].tolist():
-            if S.jobs[row]["pinned"] or (row not in wanted and not self.policy.preemptive) or (row in wanted and self._keeps(row, wanted[row])):
-                S.jobs[row]["verdict"] = Verdict.KEPT
+        active = self.active
+        held = active[S.jobs["running"][active] == 1]
+        if not self.policy.preemptive:  # running jobs without a line stay
+            held = held[np.isin(held, np.fromiter(wanted, np.int64, len(wanted)))]
+        moved = []
+        for row in held.tolist():
+            if S.jobs[row]["pinned"] or (row in wanted and self._keeps(row, wanted[row])):
                 continue
             before = self.allocation(row)
             kernels.stop_job(S.clock, np.int32(row))
-            moved.add(row)
             if row in wanted:
+                moved.append(row)
                 resized = sum(line.gpus * line.share for line in wanted[row]) != before.total_gpus
                 S.jobs[row]["resizes" if resized else "migrations"] += 1
             else:
                 S.jobs[row]["preemptions"] += 1
-        for row in self.active.tolist():
-            if S.jobs[row]["phase"] == WAITING:
-                S.jobs[row]["verdict"], S.jobs[row]["short_milli"] = Verdict.POLICY_ZERO, 0
+        running = S.jobs["running"][active] == 1
+        S.jobs["verdict"][active] = np.where(running, Verdict.KEPT, Verdict.POLICY_ZERO if decision.verdict is None else decision.verdict)
+        short_gpus = np.zeros(len(active)) if decision.short_gpus is None else decision.short_gpus
+        S.jobs["short_milli"][active] = np.where(running, 0.0, np.rint(short_gpus * GPU_MILLI))
         for row, lines in wanted.items():
             if S.jobs[row]["phase"] == WAITING and not self._start(row, lines):
-                S.jobs[row]["verdict"] = Verdict.FRAGMENTED
+                S.jobs[row]["verdict"], S.jobs[row]["short_milli"] = Verdict.FRAGMENTED, 0
                 S.jobs[row]["preemptions"] += row in moved
-        for row, (verdict, gpus) in decision.verdicts.items():
-            if S.jobs[row]["phase"] == WAITING:
-                S.jobs[row]["verdict"], S.jobs[row]["short_milli"] = verdict, round(gpus * GPU_MILLI)
-        S.jobs["new"][self.active] = 0
+        S.jobs["new"][active] = 0
         clock["n_fresh"] = 0
         if decision.lease_s is not None:
             if not decision.lease_s > 0:
@@ -481,7 +478,9 @@ class Simulation:
             raise InputError(f"--policy: {self.policy.name} uses partner groups or rate cards, which the engine does not carry out yet")
         if all(line.node is None for line in lines):
             milli = round(sum(line.gpus * line.share for line in lines) * GPU_MILLI)
-            return bool(kernels.start_job(S.clock, np.int32(row), milli, self.pick))
+            named = lines[0].type
+            type_ = -1 if named is None else self.types.index(named)
+            return bool(kernels.start_job(S.clock, np.int32(row), milli, type_, self.pick))
         if any(line.node is None for line in lines):
             raise InputError(f"--policy: {self.policy.name} names a node for a part of job {self.jobs.id[row]} only")
         nodes = np.array([line.node for line in lines], np.int32)
@@ -572,6 +571,19 @@ def peak_rss_mib() -> float:
     """Most memory this process ever held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def fewest_nodes(jobs: JobTable, cluster: Cluster) -> np.ndarray:
+    """The fewest nodes that could hold each gang, on the largest nodes open to it."""
+    largest: dict[tuple[int, int], int] = {}
+    pairs = np.stack([jobs.accept_set, jobs.queue.codes])
+    kinds, kind = np.unique(pairs, axis=1, return_inverse=True)
+    for accept, queue in kinds.T.tolist():
+        accepted, name = jobs.accept_sets[accept], jobs.queue.names[queue] if queue >= 0 else None
+        open_to = [n.gpus for n in cluster.nodes if (not accepted or n.type in ("", *accepted)) and (not n.queues or name in n.queues)]
+        largest[accept, queue] = max(open_to, default=1) or 1
+    per_node = np.array([largest[accept, queue] for accept, queue in kinds.T.tolist()])[kind.reshape(-1)]
+    return -(-jobs.gpu_milli // (per_node * GPU_MILLI))
 
 
 def _first(*values: Any) -> Any:

@@ -183,6 +183,7 @@ CLOCK = np.dtype(
         ("keeps_count", "i1"),  # a job that cannot be placed keeps its count (Lucid's quota)
         ("stateful", "i1"),  # the key must see every wake-up, jobs waiting or not
         ("quotas", "i1"),
+        ("endless", "i1"),  # what happens outside are failures only, which never end
         ("wakes", "i1"),  # the policy's ranks change by themselves
         ("heaps", "i1"),  # waiting jobs lie in the classes' heaps (compiled key)
         ("fixed_rates", "i1"),

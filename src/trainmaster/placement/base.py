@@ -18,6 +18,10 @@ from difflib import get_close_matches
 from trainmaster.errors import ParamError
 
 
+def _none(model: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """One strategy: its name, its rule in plain Python (the engine compiles it), and whether chance decides ties."""
@@ -26,7 +30,11 @@ class Placement:
     summary: str
     pick: Callable[..., tuple[int, int]]
     random: bool = False
-    consolidates: bool = False  # jobs that are slowed by spreading take the fewest nodes that can hold them (skew)
+    consolidated: Callable[[str], bool] = _none  # models whose gangs take the fewest nodes that can hold them
+
+    @property
+    def consolidates(self) -> bool:
+        return self.consolidated is not _none
 
 
 def placements() -> dict[str, Placement]:

@@ -17,4 +17,4 @@ def is_skewed(model: str) -> bool:
     return model.lower().startswith(HIGH_SKEW_FAMILIES)
 
 
-PLACEMENT = Placement("skew", "consolidate models with large tensors only", pick, consolidates=True)
+PLACEMENT = Placement("skew", "consolidate models with large tensors only", pick, consolidated=is_skewed)

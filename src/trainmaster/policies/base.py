@@ -82,6 +82,7 @@ class ActiveJobs:
     table: JobTable
     state: Array  # the engine's records of these rows, brought up to now
     estimates: Floats | None  # run time a policy may believe; None = it asked for the oracle
+    pools: NDArray[np.int32]  # (jobs, most pools): node pools each may use, in order of preference; -1 ends
 
     def __len__(self) -> int:
         return len(self.row)
@@ -159,6 +160,7 @@ class Nodes:
     """Columns of the nodes, by node number."""
 
     free_gpus: Floats  # whole GPUs and, on pooled nodes, fractions
+    pool: NDArray[np.int32]  # nodes of one type that are open to the same queues
     gpus: NDArray[np.int32]
     up: NDArray[np.bool_]
     type: NDArray[np.object_]
@@ -236,7 +238,8 @@ class Decision:
     lines: tuple[Line, ...] = ()
     reject: tuple[int, ...] = ()  # rows: admission control
     lease_s: float | None = None  # decide again so many seconds from now
-    verdicts: Mapping[int, tuple[Verdict, float]] = field(default_factory=dict)  # row -> (why not, GPUs missing)
+    verdict: Array | None = None  # Verdict of every active job (by index into the view) that this leaves waiting
+    short_gpus: Floats | None = None  # and the GPUs it misses
 
     @classmethod
     def start(cls, view: View, indices: Array, **kwargs: Any) -> Decision:
@@ -296,6 +299,7 @@ class Policy(Generic[P]):
     params_type: ClassVar[type[Any]]
     presets: ClassVar[Mapping[str, Preset]] = {}
     bibtex: ClassVar[str] = ""
+    rules: ClassVar[EngineRules] = EngineRules()  # what the policy itself asks of the engine, preset or not
     memory_version: ClassVar[int] = 1
     preemptive: ClassVar[bool] = True  # a running job without a line is stopped
     round_s: ClassVar[float] = 0.0  # default of --round
@@ -349,7 +353,7 @@ def key_function(python: Callable[..., None]) -> Compilable:
 
     key(jobs, rows, n, now_s, params, shared, per_job, out): write three floats a job into out[i], smaller first, for job
     jobs[rows[i]], i < n. Running jobs come first, in the order of the last walk, then those no walk has kept waiting; a
-    waiting job's key must stay the same while it waits. Fields of a job: see `engine/state.py`; `attained_gpu_s` and
+    waiting job's key must be finite and stay the same while it waits. Fields of a job: see `engine/state.py`; `attained_gpu_s` and
     `remaining_s` are as of now. `params` is `key_params()`; `shared` and `per_job[seq]` are the policy's memory.
     """
     return Compilable(python)

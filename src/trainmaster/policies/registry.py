@@ -12,6 +12,7 @@ import inspect
 import pkgutil
 import sys
 import typing
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib.metadata import entry_points
@@ -20,6 +21,8 @@ from typing import Any
 
 from trainmaster.errors import ParamError
 from trainmaster.policies.base import ListPolicy, Policy, Preset
+
+Readers = Mapping[type[Any], Callable[[str, str], Any]]  # type of a parameter -> (path, flag for the message) -> its value
 
 GROUP = "trainmaster.policies"
 ABSTRACT = (Policy, ListPolicy)
@@ -69,11 +72,14 @@ def _from_file(text: str) -> type[Policy[Any]]:
     return cls
 
 
-def make_policy(cls: type[Policy[Any]], settings: dict[str, str], label: str) -> tuple[Policy[Any], Preset]:
-    """An instance with `--set LABEL.PARAM=VALUE` applied over its preset, and that preset."""
+def make_policy(cls: type[Policy[Any]], settings: dict[str, str], label: str, readers: Readers | None = None) -> tuple[Policy[Any], Preset]:
+    """An instance with `--set LABEL.PARAM=VALUE` applied over its preset, and that preset.
+
+    `readers` open the files that are parameters, by the parameter's declared type: nothing here does.
+    """
     settings = dict(settings)
     preset_name = settings.pop("preset", None)
-    preset = Preset()
+    preset = Preset(rules=cls.rules)
     if preset_name is not None:
         if preset_name not in cls.presets:
             raise ParamError(f'--set {label}.preset: {cls.name} has no preset "{preset_name}" (it has {", ".join(cls.presets) or "none"})')
@@ -86,22 +92,24 @@ def make_policy(cls: type[Policy[Any]], settings: dict[str, str], label: str) ->
             near = get_close_matches(name, known, 1)
             hint = f'; did you mean "{near[0]}"?' if near else ""
             raise ParamError(f"--set {label}.{name}: {cls.name} has no such parameter{hint} (it has {', '.join(known) or 'none'})")
-        values[name] = parse_value(text, known[name], f"--set {label}.{name}")
+        values[name] = parse_value(text, known[name], f"--set {label}.{name}", readers)
     try:
         return cls(cls.params_type(**values)), preset
     except ParamError as problem:
         raise ParamError(f"--set {label}: {problem}") from None
 
 
-def parse_value(text: str, kind: Any, where: str) -> Any:
+def parse_value(text: str, kind: Any, where: str, readers: Readers | None = None) -> Any:
     """A parameter's value from the command line, by its declared type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        return tuple(parse_value(part, arguments[0], where) for part in text.split(",") if part)
+        return tuple(parse_value(part, arguments[0], where, readers) for part in text.split(",") if part)
     if type(None) in arguments:
         if text.lower() == "none":
             return None
-        return parse_value(text, next(a for a in arguments if a is not type(None)), where)
+        return parse_value(text, next(a for a in arguments if a is not type(None)), where, readers)
+    if readers and kind in readers:
+        return readers[kind](text, where)
     if kind is bool:
         if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
             raise ParamError(f"{where}: {text!r} is not true or false")

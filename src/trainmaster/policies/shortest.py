@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 from trainmaster.policies.base import ListPolicy, key_function, policy
 
+SERVICE = 1e300  # a job without end comes last, but comes
+
 
 @key_function
 def by_time_left(jobs, rows, n, now_s, params, shared, per_job, out):
     for i in range(n):
         job = jobs[rows[i]]
-        out[i, 0] = job.remaining_s
+        out[i, 0] = min(job.remaining_s, SERVICE)
         out[i, 1] = 0.0 if job.running else 1.0
         out[i, 2] = 0.0
 
@@ -26,7 +28,7 @@ def by_time_left(jobs, rows, n, now_s, params, shared, per_job, out):
 def by_service_left(jobs, rows, n, now_s, params, shared, per_job, out):
     for i in range(n):
         job = jobs[rows[i]]
-        out[i, 0] = job.remaining_s * (job.milli / 1000.0)
+        out[i, 0] = min(job.remaining_s * (job.milli / 1000.0), SERVICE)
         out[i, 1] = 0.0 if job.running else 1.0
         out[i, 2] = 0.0
 

@@ -1,0 +1,140 @@
+"""The command `trainmaster`: finds the verb, hands it the rest, and turns what goes wrong into one line.
+
+A verb is a module here whose docstring begins with "trainmaster VERB", up to a colon and its summary; it has
+`arguments(parser)` and `run(args, out) -> exit status`. Only the one that is used is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import importlib.util
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from trainmaster import __version__
+from trainmaster.cli.output import Output
+from trainmaster.errors import InputError, TrainmasterError
+
+DESCRIPTION = """Which scheduling policy should a deep-learning cluster run?
+
+Replay a trace of training jobs, your own or a generated one, under published policies, and compare them."""
+
+EXAMPLES = """examples:
+  trainmaster simulate --trace synthetic:philly --report report.html
+  trainmaster simulate --trace my_sacct.txt --cluster 16x8 --policy fifo,tiresias-las
+  trainmaster policies
+
+`trainmaster VERB --help` tells the rest."""
+
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports SIGINT and SIGPIPE
+
+SUMMARY = re.compile(r'\s*"""trainmaster (\w+)[^:\n]*:\s*(.+?)\.?\s*("""|\n)')
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(re.sub(r"^argument (\S+): ", r"\1: ", message) + f" ({self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without ● gets a ?
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except TrainmasterError as error:
+        return _complain(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # whoever read our output has enough
+        _silence_stdout()
+        return BROKEN_PIPE
+    except OSError as error:  # a full disk, a file that went away
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", 1)
+    except MemoryError:
+        return _complain("out of memory", 1)
+
+
+def verbs() -> dict[str, str]:
+    """Every verb and its summary, from the first lines of the files: nothing is imported."""
+    package = importlib.import_module("trainmaster.cli")
+    found = {}
+    for module in pkgutil.iter_modules(package.__path__, "trainmaster.cli."):
+        spec = importlib.util.find_spec(module.name)
+        source = getattr(spec.loader, "get_source", lambda _: None)(module.name) if spec else None
+        if match := SUMMARY.match(source or ""):
+            found[match[1]] = match[2]
+    return found
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0].startswith("-"):
+        parser = _top()
+        parser.parse_args(argv)
+        parser.print_help()
+        return 0
+    verb, rest = argv[0], argv[1:]
+    if verb not in verbs():
+        near = difflib.get_close_matches(verb, verbs(), 1, 0.5)
+        hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(verbs())}"
+        raise InputError(f'no verb "{verb}"; {hint} (trainmaster --help)')
+    module = importlib.import_module(f"trainmaster.cli.{verb}")
+    parser = Parser(prog=f"trainmaster {verb}", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.arguments(parser)
+    args = _parse(parser, rest)
+    status: int = module.run(args, Output(quiet=getattr(args, "quiet", False), command=["trainmaster", *argv]))
+    return status
+
+
+def _parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options = [text for action in parser._actions for text in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 1, 0.5)
+        parser.error(f"no option {unknown[0]}" + (f"; did you mean {near[0]}?" if near else ""))
+    return args
+
+
+def _top() -> Parser:
+    listed = verbs()
+    width = max(map(len, listed))
+    lines = [DESCRIPTION, "", "verbs:", *(f"  {verb:<{width}}  {summary}" for verb, summary in listed.items())]
+    parser = Parser(
+        prog="trainmaster",
+        usage="trainmaster VERB [options]",
+        description="\n".join(lines),
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"trainmaster {__version__}")
+    return parser
+
+
+def _complain(problem: str, status: int) -> int:
+    print(f"trainmaster: {' '.join(problem.split())}", file=sys.stderr)
+    return status
+
+
+def _silence_stdout() -> None:
+    """The interpreter flushes at exit, and would complain of the same pipe again."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

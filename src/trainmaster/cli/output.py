@@ -1,0 +1,45 @@
+"""Where a verb says things: results on standard output, the rest on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+NARROWEST, WIDEST, NO_TERMINAL = 60, 140, 100  # columns
+
+
+def as_json(data: Any) -> str:
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+class Output:
+    def __init__(self, *, quiet: bool, command: Sequence[str]) -> None:
+        self.quiet = quiet
+        self.command = shlex.join(command)  # as typed, for a report
+
+    def say(self, text: str) -> None:
+        """A result, lines with their ends."""
+        sys.stdout.write(text)
+
+    def note(self, line: str) -> None:
+        """Something to know beside the result."""
+        if not self.quiet:
+            print("".join(letter if letter.isprintable() else "�" for letter in line), file=sys.stderr)
+
+    @property
+    def width(self) -> int:
+        columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else NO_TERMINAL
+        return min(max(columns, NARROWEST), WIDEST)
+
+    @property
+    def color(self) -> bool:
+        return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+    @property
+    def shows_progress(self) -> bool:
+        return not self.quiet and sys.stderr.isatty()
