@@ -526,9 +526,9 @@ def settle(S, row, now_s):
 
 
 @njit
-def refresh(S, row, now_s):
+def refresh(jobs, row, now_s):
     """What a key may read of a job, as of now."""
-    j = S.jobs[row]
+    j = jobs[row]
     work_left, served_s = j.work_left, j.served_s
     if j.running:
         j.attained_gpu_s = j.settled_gpu_s + (now_s - j.held_since_s) * (j.held_milli / 1000.0)
@@ -663,6 +663,11 @@ def count_in(S, row):
 @njit
 def count_held(S, row):
     """Count a holding job where it is; false if its GPUs are already promised to others."""
+    if len(S.pools) == 1:
+        fits = S.cap[0] >= S.jobs[row].held_milli
+        if fits:
+            S.cap[0] -= S.jobs[row].held_milli
+        return fits
     a = S.jobs[row].allocation
     fits = True
     for p in range(S.alloc_offset[a], S.alloc_offset[a + 1]):
@@ -722,11 +727,11 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
     Chooses into S.chosen; what it takes from heaps is also noted in S.spare, so that the walk can be taken back.
     `at_once`: nobody will be stopped, so each newcomer is placed as it is reached. Returns (chosen, popped).
     """
-    c, keys = S, S.keys
-    n_heads = ZERO
+    c, keys, jobs, classes, walk, mark = S, S.keys, S.jobs, S.classes, S.walk, S.mark
+    this_walk, n_newcomers, n_heads = S.walks, S.n_newcomers, ZERO
     if c.heaps and who != HELD_ONLY:
-        for klass in range(len(S.classes)):
-            k = S.classes[klass]
+        for klass in range(len(classes)):
+            k = classes[klass]
             if k.size > 0 and k.excluded != c.decisions:
                 S.heads[n_heads] = klass
                 n_heads += 1
@@ -735,21 +740,22 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
     i = 0
     while True:
         while i < n:  # rows that are not of this stage, or already chosen
-            row = S.walk[i]
-            if S.mark[row] or (who == HELD_ONLY and not S.jobs[row].running) or (who == WAITING_ONLY and S.jobs[row].running):
+            row = walk[i]
+            if mark[row] == this_walk or (who == HELD_ONLY and not jobs[row].running) or (who == WAITING_ONLY and jobs[row].running):
                 i += 1
             else:
                 break
-        from_heap = n_heads > 0 and (i >= n or less(keys, S.waiting[S.classes[S.heads[0]].offset], S.walk[i]))
+        from_heap = n_heads > 0 and (i >= n or less(keys, S.waiting[classes[S.heads[0]].offset], walk[i]))
         if not from_heap and i >= n:
+            S.n_newcomers = n_newcomers
             return n_chosen, n_popped
-        row = S.waiting[S.classes[S.heads[0]].offset] if from_heap else S.walk[i]
-        j = S.jobs[row]
-        k = S.classes[j.klass]
+        row = S.waiting[classes[S.heads[0]].offset] if from_heap else walk[i]
+        j = jobs[row]
+        k = classes[j.klass]
         verdict, heard = 0, True
         if keys[row, 1] == np.inf:
             verdict = POLICY_ZERO
-        elif S.blocked[k.component]:
+        elif c.blocking and S.blocked[k.component]:
             verdict = BLOCKED
         elif side != EITHER and quota_side(S, j.queue, k.milli) != side:
             verdict, heard = QUOTA, side == WITHIN or quota_side(S, j.queue, k.milli) < 0
@@ -771,10 +777,14 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
                 exclude(S, row)
                 if not c.keeps_count:
                     count_free(S)
+        else:
+            S.newcomers[n_newcomers] = row
+            n_newcomers += 1
         if verdict == 0:
             j.verdict = KEPT if j.running and at_once == 0 else STARTED
-            S.mark[row] = 1
-            S.used[j.queue] += k.milli
+            mark[row] = this_walk
+            if side != EITHER:
+                S.used[j.queue] += k.milli
             S.chosen[n_chosen] = row
             n_chosen += 1
         else:
@@ -812,6 +822,8 @@ def begin_walk(S, empty):
     for q in range(len(S.queues)):
         S.used[q] = 0 if empty else S.queues[q].used_milli
     S.blocked[:] = 0
+    S.walks += 1
+    S.n_newcomers = 0
 
 
 @njit
@@ -834,12 +846,13 @@ def walk_all(S, n, pick):
     """Running jobs are in the order: begin with all capacity, pinned jobs first, then as queues and policy say."""
     c = S
     begin_walk(S, True)
+    jobs, walk = S.jobs, S.walk
     n_chosen, n_popped = ZERO, ZERO
     for i in range(n):
-        row = S.walk[i]
-        if S.jobs[row].running and S.jobs[row].pinned:
+        row = walk[i]
+        if jobs[row].pinned and jobs[row].running:
             count_held(S, row)
-            S.mark[row] = 1
+            S.mark[row] = S.walks
             S.used[S.jobs[row].queue] += S.jobs[row].held_milli
             S.jobs[row].verdict = PINNED
             S.chosen[n_chosen] = row
@@ -862,69 +875,58 @@ def walk_all(S, n, pick):
 def realize(S, n, pick):
     """Stop the unchosen, place the newcomers in order, start them. Returns -1, or the first that found no room: then
     everything is as it was."""
-    c = S
-    for i in range(n):
-        row = S.walk[i]
-        if S.jobs[row].running and not S.mark[row]:
-            give_all(S, S.jobs[row].allocation)
-    first_part, failed = c.n_parts, -1
-    for i in range(c.n_chosen):
-        row = S.chosen[i]
-        S.ends[i] = 0
-        if not S.jobs[row].running:
-            if place(S, row, pick):
-                S.ends[i] = c.n_parts
-            elif not c.keeps_count:
-                failed = row
-                break
+    c, jobs, mark, walk = S, S.jobs, S.mark, S.walk
+    n_stopped = 0
+    if c.n_chosen - c.n_newcomers < c.n_holding:  # somebody who holds was not chosen
+        for i in range(n):
+            row = walk[i]
+            if mark[row] != c.walks and jobs[row].running:
+                give_all(S, jobs[row].allocation)
+                S.fresh[n_stopped] = row
+                n_stopped += 1
+    first_part, failed, unplaced = c.n_parts, -1, 0
+    for i in range(c.n_newcomers):
+        if place(S, S.newcomers[i], pick):
+            S.ends[i] = c.n_parts
+        elif c.keeps_count:
+            S.ends[i] = -1
+            unplaced += 1
+        else:
+            failed = S.newcomers[i]
+            break
     if failed >= 0:
         undo_parts(S, first_part)
-        for i in range(n):
-            row = S.walk[i]
-            if S.jobs[row].running and not S.mark[row]:
-                take_all(S, S.jobs[row].allocation)
+        for i in range(n_stopped):
+            take_all(S, jobs[S.fresh[i]].allocation)
         return failed
-    for i in range(n):
-        row = S.walk[i]
-        if S.jobs[row].running and not S.mark[row]:
-            requeue(S, row)
-            S.jobs[row].preemptions += 1
-    begin, kept = first_part, 0
-    for i in range(c.n_chosen):
-        row = S.chosen[i]
-        if not S.jobs[row].running:
-            if S.ends[i] == 0:
-                S.mark[row] = 0
-                S.jobs[row].verdict = FRAGMENTED
-                continue
-            start(S, row, begin, S.ends[i], S.jobs[row].milli)
+    for i in range(n_stopped):
+        requeue(S, S.fresh[i])
+        jobs[S.fresh[i]].preemptions += 1
+    begin = first_part
+    for i in range(c.n_newcomers):
+        row = S.newcomers[i]
+        if S.ends[i] < 0:
+            jobs[row].verdict = FRAGMENTED
+        else:
+            start(S, row, begin, S.ends[i], jobs[row].milli)
             begin = S.ends[i]
-        S.running_list[kept] = row
-        kept += 1
-    c.n_running = kept
+    c.n_running = c.n_chosen
+    S.running_list[: c.n_chosen] = S.chosen[: c.n_chosen]
+    if unplaced > 0:
+        compact_running(S)
     return -1
-
-
-@njit
-def unmark(S):
-    for i in range(S.n_chosen):
-        S.mark[S.chosen[i]] = 0
 
 
 @njit
 def carry_out(S, n, with_held, pick):
     """Walk the order S.walk[:n] (and the heaps) and make it so: stop, keep, place, start."""
     c = S
-    for i in range(n):
-        S.group[S.walk[i]] = -1
     if not with_held:
         walk_free(S, n, pick)
-        unmark(S)
         return
     while True:
         walk_all(S, n, pick)
         failed = realize(S, n, pick)
-        unmark(S)
         if failed < 0:
             break
         exclude(S, failed)  # walk again as if it were not there: its count goes to the jobs below
@@ -961,12 +963,13 @@ def add_running(S, row):
 
 @njit
 def evaluate(S, rows, n, key, params, shared, per_job):
+    jobs, keys, out, now_s = S.jobs, S.keys, S.out, S.now_s
     for i in range(n):
-        refresh(S, rows[i], S.now_s)
-    key(S.jobs, rows, n, S.now_s, params, shared, per_job, S.out)
+        refresh(jobs, rows[i], now_s)
+    key(jobs, rows, n, now_s, params, shared, per_job, out)
     for i in range(n):
         for k in range(3):
-            S.keys[rows[i], k + 1] = S.out[i, k]
+            keys[rows[i], k + 1] = out[i, k]
 
 
 @njit
@@ -1000,7 +1003,7 @@ def decide(S, key, wakeup, pick, params, shared, per_job):
     if c.wakes and (c.n_waiting > 0 or c.stateful):
         compact_running(S)
         for i in range(c.n_running):
-            refresh(S, S.running_list[i], c.now_s)
+            refresh(S.jobs, S.running_list[i], c.now_s)
         wake_s = wakeup(S.jobs, S.running_list, c.n_running, c.now_s, params, shared, per_job)
         if not wake_s > c.now_s:
             c.broken = -2
@@ -1279,7 +1282,7 @@ def refresh_all(clock, n):
     """Bring what keys and views read of the rows S.walk[:n] up to now."""
     S = clock[0]
     for i in range(n):
-        refresh(S, S.walk[i], S.now_s)
+        refresh(S.jobs, S.walk[i], S.now_s)
 
 
 @njit(types.void(STATE, types.float64), cache=True)

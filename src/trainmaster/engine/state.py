@@ -17,51 +17,51 @@ import numpy as np
 FUTURE, WAITING, RESERVED, STARTING, RUNNING, DRAINING, ENDED = range(7)
 
 JOB = np.dtype(
-    [
+    [  # what every walk reads of a running job comes first: three cache lines
+        ("running", "i1"),  # holds an allocation
+        ("pinned", "i1"),  # may not be preempted
+        ("new", "i1"),  # not yet seen by a decision
+        ("phase", "i1"),
+        ("verdict", "i1"),
+        ("klass", "i4"),
+        ("queue", "i4"),
         ("seq", "i8"),
         ("milli", "i8"),  # thousandths of a GPU asked
         ("held_milli", "i8"),  # and held
+        ("settled_gpu_s", "f8"),  # attained service up to held_since_s
+        ("held_since_s", "f8"),
+        ("since_s", "f8"),
+        ("ready_s", "f8"),  # the restart cost is paid
+        ("rate", "f8"),
+        ("work_left", "f8"),  # at since_s
+        ("served_s", "f8"),  # held and working, without restart costs
+        ("alone_rate", "f8"),  # on what it asked for, alone
+        ("estimate_s", "f8"),  # run time the policy may believe; NaN: the true one (an oracle)
+        ("attained_gpu_s", "f8"),  # attained service now: refreshed before a key sees it
+        ("remaining_s", "f8"),  # alone on what it asked for, by estimate_s or in truth: refreshed likewise
+        ("submit_s", "f8"),
+        ("allocation", "i8"),  # row of the allocation log, -1 = holds nothing
+        ("short_milli", "i8"),  # what the last walk missed
+        ("due_s", "f8"),  # end of work, or the mark
+        ("mark_left", "f8"),  # the rate holds until so much work is left; 0 = to the end
         ("cpu_milli", "i8"),
         ("memory_mib", "i8"),
-        ("submit_s", "f8"),
         ("eligible_s", "f8"),
         ("arrive_s", "f8"),  # offered to the policy from here on
         ("limit_s", "f8"),
-        ("estimate_s", "f8"),  # run time the policy may believe; NaN: the true one (an oracle)
-        ("work_left", "f8"),  # at since_s
-        ("mark_left", "f8"),  # the rate holds until so much work is left; 0 = to the end
-        ("rate", "f8"),
-        ("alone_rate", "f8"),  # on what it asked for, alone
-        ("since_s", "f8"),
-        ("ready_s", "f8"),  # the restart cost is paid
-        ("due_s", "f8"),  # end of work, or the mark
         ("restart_s", "f8"),
-        ("held_since_s", "f8"),
         ("held_s", "f8"),
-        ("served_s", "f8"),  # held and working, without restart costs
-        ("settled_gpu_s", "f8"),  # attained service up to held_since_s
-        ("attained_gpu_s", "f8"),  # attained service now: refreshed before a key sees it
-        ("remaining_s", "f8"),  # alone on what it asked for, by estimate_s or in truth: refreshed likewise
         ("overhead_gpu_s", "f8"),
         ("lost_gpu_s", "f8"),
         ("served_mark_s", "f8"),  # served_s at the last start: checkpoints count from there
         ("start_s", "f8"),
         ("finish_s", "f8"),
-        ("allocation", "i8"),  # row of the allocation log, -1 = holds nothing
-        ("short_milli", "i8"),  # what the last walk missed
         ("excluded", "i8"),  # the decision in which no room was found for it (orders ranked in Python)
-        ("klass", "i4"),
-        ("queue", "i4"),
         ("max_nodes", "i4"),
         ("preemptions", "i4"),
         ("migrations", "i4"),
         ("resizes", "i4"),
         ("failures", "i4"),
-        ("phase", "i1"),
-        ("running", "i1"),  # holds an allocation
-        ("new", "i1"),  # not yet seen by a decision
-        ("pinned", "i1"),  # may not be preempted
-        ("verdict", "i1"),
     ],
     align=True,
 )
@@ -125,10 +125,11 @@ ARRAYS: dict[str, tuple[np.dtype[Any], int]] = {
     "running_list": (I4, 1),  # [n]: holding jobs, in the order of the last walk
     "fresh": (I4, 1),  # [n]: arrived or stopped since the last decision
     "rated": (I4, 1),  # [n]: jobs whose rate the model must tell
-    "mark": (I1, 1),  # [n]: chosen in this walk
+    "mark": (I8, 1),  # [n]: the walk that last chose it
     "walk": (I4, 1),  # [n]: rows in order
     "chosen": (I4, 1),  # [n]
-    "ends": (I8, 1),  # [n]: where the parts of a chosen newcomer end
+    "newcomers": (I4, 1),  # [n]: those of the chosen that hold nothing yet
+    "ends": (I8, 1),  # [n]: where a newcomer's parts end
     "spare": (I4, 1),  # [n]: scratch of the sort and of pops
     "out": (F8, 2),  # [n, 3]: what a key function writes
     "heads": (I4, 1),  # [classes]
@@ -172,7 +173,9 @@ CLOCK = np.dtype(
         ("n_allocations", "i8"),
         ("n_parts", "i8"),
         ("active_milli", "i8"),
+        ("walks", "i8"),
         ("n_chosen", "i8"),
+        ("n_newcomers", "i8"),
         ("n_popped", "i8"),
         ("gpus", "i8"),  # of all nodes, up or not
         ("changed", "i8"),  # jobs started or stopped by the last decision

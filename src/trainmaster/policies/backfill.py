@@ -15,15 +15,17 @@ easy-backfill: only the head of the line has a promise. Public simulators disagr
     3. each job behind the head, in order, starts if it fits now and either ends by the shadow time (now + limit <= shadow), or
        needs no more than the extra GPUs; a job let in on extra GPUs alone uses them up, one that ends in time does not
 
-Everything is planned anew at the next decision, so a job that ends before its limit moves the shadow time forward. A head
-that no end of a running job can help (nodes are down, a service holds the GPUs) reserves nothing.
+All is planned anew at the next decision, so a job that ends before its limit moves the shadow time forward. A head that no
+end of a running job can help (nodes are down, a service holds the GPUs) reserves nothing.
 
 conservative-backfill: every waiting job has a promise. At every decision all are planned anew against free GPUs over time, each
-at the earliest start that fits for its whole limit, in the order of the starts they had (newcomers last, in order); those
-whose start is now start. No start moves back while ends are no later than planned: a job planned before this one starts no
-later than it did, so at any instant after this one's old start it holds GPUs only if it did in the old plan too, and the
-old start still fits. (Planning in order of submission would break promises: a job moved forward may take a promised hole.)
+at the earliest start from which it fits for its whole limit, in the order of the starts they had (newcomers last, in order);
+those whose start is now start. No start moves back while no job holds longer than planned: those planned before this one start
+no later than they did, so at an instant after this one's old start they hold GPUs only where they did in the old plan, and the
+old start still fits. (Planning in order of submission would break promises: who moves forward may take a hole already promised.)
 
+Each pool of nodes (those of one type, or a queue's own) is planned by itself: a job that may use several takes the first where it
+can start now, else waits for the one where it could start first. Under EASY every pool has a head and a reservation of its own.
 GPUs are counted, not nodes: a job that fits in number but finds no node is passed over (`fragmented`) and tried again.
 """
 
@@ -37,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.errors import ParamError
-from trainmaster.policies.base import Array, Decision, Floats, Memory, Policy, Verdict, View, policy
+from trainmaster.policies.base import Array, Decision, Floats, Line, Memory, Policy, Verdict, View, policy
 
 Ints = NDArray[np.int64]
 
@@ -48,61 +50,23 @@ class Params:
 
 
 class Backfill(Policy[Params]):
-    """What both have in common: counts, ends and limits of one set of GPUs."""
+    """What both have in common: counts, ends and limits, pool by pool."""
 
     preemptive = False
 
     def cheats(self) -> bool:
         return self.params.estimate == "oracle"
 
-    def refuse(self, view: View) -> None:
-        """One set of GPUs is what both plan."""
-        if len(view.capacity_gpus) > 1:
-            types = ", ".join(view.capacity_gpus)
-            raise ParamError(f"--policy: {self.name} plans GPUs of one type; this cluster has {types} (give each type a run of its own)")
-
 
 @policy(name="easy-backfill", paper="Lifka, JSSPP 1995; Mu'alem and Feitelson, IEEE TPDS 2001", params=Params)
 class EasyBackfill(Backfill):
     def decide(self, view: View, memory: Memory) -> Decision:
-        self.refuse(view)
         waiting = in_order(view)
-        need_milli, limit_s = view.jobs.state["milli"][waiting], limits_s(view)[waiting]
-        free_milli, ends_s, held_milli = capacity(view)
-        at_once = int(np.searchsorted(np.cumsum(need_milli), free_milli, side="right"))
-        if at_once == len(waiting):
-            return Decision.start(view, waiting)
-        free_milli -= int(need_milli[:at_once].sum())
-        ends_s = np.concatenate([ends_s, view.now_s + limit_s[:at_once]])
-        shadow_s, extra_milli = reservation(int(need_milli[at_once]), free_milli, ends_s, np.concatenate([held_milli, need_milli[:at_once]]))
-        behind = slice(at_once + 1, None)
-        let_in = at_once + 1 + backfill(need_milli[behind], view.now_s + limit_s[behind] <= shadow_s, free_milli, extra_milli)
-        starts = np.zeros(len(waiting), bool)
-        starts[:at_once] = starts[let_in] = True
-        return start(view, waiting, starts, free_milli - int(need_milli[let_in].sum()))
-
-
-def reservation(need_milli: int, free_milli: int, ends_s: Floats, held_milli: Ints) -> tuple[float, int]:
-    """(shadow time, extra GPUs in thousandths) of a head that needs more than is free."""
-    order = np.argsort(ends_s, kind="stable")
-    ends_s, freed_milli = ends_s[order], free_milli + np.cumsum(held_milli[order])
-    enough = int(np.searchsorted(freed_milli, need_milli))
-    if enough == len(order):
-        return np.inf, 0
-    shadow_s = float(ends_s[enough])
-    return shadow_s, int(freed_milli[np.searchsorted(ends_s, shadow_s, side="right") - 1]) - need_milli
-
-
-def backfill(need_milli: Ints, in_time: NDArray[np.bool_], free_milli: int, extra_milli: int) -> Ints:
-    """Which of the jobs behind the head may start now."""
-    let_in = []
-    for i in np.flatnonzero((need_milli <= free_milli) & (in_time | (need_milli <= extra_milli))).tolist():
-        need = int(need_milli[i])
-        if need <= free_milli and (in_time[i] or need <= extra_milli):
-            let_in.append(i)
-            free_milli -= need
-            extra_milli -= 0 if in_time[i] else need
-    return np.array(let_in, np.int64)
+        if not len(waiting):
+            return Decision()
+        free_milli, *running = supply(view)
+        pool = compiled_easy()(view.now_s, free_milli, *running, *demand(view, waiting, self.name))
+        return start(view, waiting, pool, free_milli)
 
 
 @policy(name="conservative-backfill", paper="Mu'alem and Feitelson, IEEE TPDS 2001", params=Params)
@@ -111,67 +75,17 @@ class ConservativeBackfill(Backfill):
         return {"start_s": np.full(jobs, np.inf)}  # by seq: the start planned for a waiting job
 
     def decide(self, view: View, memory: Memory) -> Decision:
-        self.refuse(view)
         waiting = in_order(view)
         if not len(waiting):
             return Decision()
-        seq = view.jobs.seq[waiting]
-        waiting = waiting[np.argsort(memory["start_s"][seq], kind="stable")]
-        seq, need_milli = view.jobs.seq[waiting], view.jobs.state["milli"][waiting]
-        free_milli, ends_s, held_milli = capacity(view)
-        start_s = compiled_plan()(view.now_s, free_milli, ends_s, held_milli, need_milli, limits_s(view)[waiting])
-        memory["start_s"][seq] = start_s
-        starts = start_s == view.now_s
-        return start(view, waiting, starts, free_milli - int(need_milli[starts].sum()))
+        waiting = waiting[np.argsort(memory["start_s"][view.jobs.seq[waiting]], kind="stable")]
+        free_milli, *running = supply(view)
+        start_s, pool = compiled_plan()(view.now_s, free_milli, *running, *demand(view, waiting, self.name))
+        memory["start_s"][view.jobs.seq[waiting]] = start_s
+        return start(view, waiting, np.where(start_s == view.now_s, pool, -1), free_milli)
 
 
-@cache
-def compiled_plan() -> Any:
-    """`plan`, compiled when first needed: to list policies must stay cheap."""
-    from numba import njit
-
-    return njit("f8[::1](f8, i8, f8[::1], i8[::1], i8[::1], f8[::1])", cache=True)(plan)
-
-
-def plan(now_s: float, free_milli: int, ends_s: Floats, held_milli: Ints, need_milli: Ints, limit_s: Floats) -> Floats:
-    """The earliest start of each waiting job, given the running ones and the jobs before it; inf = never.
-
-    at_s[i] <= t < at_s[i + 1]: left[i] thousandths are free; the last step has no end.
-    """
-    running, waiting = len(ends_s), len(need_milli)
-    at_s, left = np.empty(running + 2 * waiting + 2), np.empty(running + 2 * waiting + 2, np.int64)
-    at_s[0], left[0], steps = now_s, free_milli, 1
-    for i in np.argsort(ends_s):
-        if ends_s[i] > at_s[steps - 1]:
-            at_s[steps], left[steps] = ends_s[i], left[steps - 1]
-            steps += 1
-        left[steps - 1] += held_milli[i]
-    start_s = np.full(waiting, np.inf)
-    for job in range(waiting):
-        need, first, after = need_milli[job], 0, 0
-        while first < steps:  # it may start at `first` if every step up to `after` has room
-            after = first
-            end_s = at_s[first] + limit_s[job]
-            while after < steps and left[after] >= need and (at_s[after] < end_s or after == first):
-                after += 1
-            if after == steps or (after > first and at_s[after] >= end_s):
-                break
-            first = after + 1
-        if first >= steps:
-            continue
-        start_s[job] = at_s[first]
-        end_s = at_s[first] + limit_s[job]
-        if end_s < np.inf and (after == steps or at_s[after] > end_s):
-            for i in range(steps, after, -1):
-                at_s[i], left[i] = at_s[i - 1], left[i - 1]
-            at_s[after], left[after] = end_s, left[after - 1]
-            steps += 1
-        for i in range(first, after):
-            left[i] -= need
-    return start_s
-
-
-# ------------------------------------------------------------------------------------------------- what both read
+# ------------------------------------------------------------------------------------------------- what is free, and wanted
 
 
 def in_order(view: View) -> Array:
@@ -180,32 +94,166 @@ def in_order(view: View) -> Array:
     return waiting[np.argsort(-view.jobs.priority[waiting], kind="stable")]
 
 
-def limits_s(view: View) -> Floats:
-    """How long each job would hold its GPUs if it started now: what it has been served already (before a failure) is left out."""
-    if view.jobs.estimates is None:  # the truth holds nothing for the restart cost
-        return view.oracle.remaining_s + view.jobs.state["restart_s"]
-    return view.jobs.remaining_s
-
-
-def capacity(view: View) -> tuple[int, Floats, Ints]:
-    """Thousandths of GPUs free now, and when each running job gives how many back: later than now, as it holds them now."""
-    jobs = view.jobs
+def supply(view: View) -> tuple[Ints, Floats, Ints, Ints]:
+    """Thousandths free in each pool, and of each running job: when it gives its GPUs back, how many, in which pool."""
+    jobs, nodes = view.jobs, view.nodes
     running = np.flatnonzero(jobs.running)
     state = jobs.state[running]
     if jobs.estimates is None:
         ends_s = np.maximum(state["ready_s"], view.now_s) + view.oracle.remaining_s[running]
-    else:
+    else:  # what it was served before its present start (until a node failed) is taken off its limit
         ends_s = state["held_since_s"] + np.maximum(jobs.estimates[running] - state["served_mark_s"], 0.0)
-    held_milli = state["held_milli"]
-    free_milli = round(sum(view.capacity_gpus.values()) * 1000) - int(held_milli.sum())
-    return free_milli, np.maximum(ends_s, np.nextafter(view.now_s, np.inf)), np.ascontiguousarray(held_milli)
+    ends_s = np.maximum(ends_s, np.nextafter(view.now_s, np.inf))
+    pool = np.zeros(len(running), np.int64)
+    if nodes.pool.any():
+        pool[:] = [nodes.pool[view.holdings(row)[0][0]] for row in jobs.row[running].tolist()]
+    held_milli = np.ascontiguousarray(state["held_milli"])
+    pools = int(nodes.pool.max()) + 1
+    total = np.bincount(nodes.pool[nodes.up], nodes.gpus[nodes.up] * 1000.0, pools)
+    return np.rint(total - np.bincount(pool, held_milli, pools)).astype(np.int64), ends_s, held_milli, pool
 
 
-def start(view: View, waiting: Array, starts: NDArray[np.bool_], left_milli: int) -> Decision:
-    """Start some of the waiting jobs; the others are short of GPUs, or fit and would delay a job with a promise."""
-    short_gpus = np.maximum(view.jobs.state["milli"][waiting] - left_milli, 0) / 1000.0
-    verdicts = {
-        row: (Verdict.CAPACITY if short > 0 else Verdict.BLOCKED, short)
-        for row, short in zip(view.jobs.row[waiting[~starts]].tolist(), short_gpus[~starts].tolist(), strict=True)
-    }
-    return Decision.start(view, waiting[starts], verdicts=verdicts)
+def demand(view: View, waiting: Array, name: str) -> tuple[Ints, Floats, Ints]:
+    """Of each waiting job: thousandths it needs, for how long, and the pools it may use (-1 ends)."""
+    jobs = view.jobs
+    options = jobs.pools[waiting].astype(np.int64)
+    if options.shape[1] > 1 and (options[:, 1] >= 0).any():
+        type_of = np.append(np.zeros(options.max() + 1, object), "")  # pool -> type
+        type_of[view.nodes.pool] = view.nodes.type
+        alike = (type_of[options[:, 1:]] == type_of[options[:, :-1]]) & (options[:, 1:] >= 0)
+        if alike.any():
+            job = jobs.table.id[jobs.row[waiting[int(np.argmax(alike.any(axis=1)))]]]
+            raise ParamError(f"--policy: {name} plans each set of nodes by itself, and job {job} may spread over its queue's own and open ones")
+    if jobs.estimates is None:
+        limit_s = view.oracle.remaining_s + jobs.state["restart_s"]  # the true work leaves out the restart cost
+    else:
+        limit_s = jobs.remaining_s
+    return np.ascontiguousarray(jobs.state["milli"][waiting]), np.ascontiguousarray(limit_s[waiting]), options
+
+
+def start(view: View, waiting: Array, pool: Ints, free_milli: Ints) -> Decision:
+    """Start the jobs that were given a pool; the others are short of GPUs, or fit and would delay a job with a promise."""
+    jobs, starts = view.jobs, pool >= 0
+    need_milli = jobs.state["milli"]
+    free_milli = free_milli - np.bincount(pool[starts], need_milli[waiting[starts]], len(free_milli)).astype(np.int64)
+    most_free = np.where(jobs.pools >= 0, free_milli[jobs.pools], 0).max(axis=1)
+    short_gpus = np.maximum(need_milli - most_free, 0) / 1000.0
+    verdict = np.where(short_gpus > 0, Verdict.CAPACITY, Verdict.BLOCKED).astype(np.int8)
+    choice = (jobs.pools >= 0).sum(axis=1) > 1
+    lines = tuple(
+        Line(int(jobs.row[i]), float(jobs.gpus[i]), str(view.nodes.type[np.argmax(view.nodes.pool == p)]) if choice[i] and need_milli[i] else None)
+        for i, p in zip(waiting[starts].tolist(), pool[starts].tolist(), strict=True)
+    )
+    return Decision(lines=lines, verdict=verdict, short_gpus=short_gpus)
+
+
+# ------------------------------------------------------------------------------------------------- the two rules, compiled
+
+
+@cache
+def compiled_easy() -> Any:
+    """`easy`, compiled when first used: to list policies must stay cheap."""
+    from numba import njit
+
+    return njit("i8[::1](f8, i8[::1], f8[::1], i8[::1], i8[::1], i8[::1], f8[::1], i8[:, ::1])", cache=True)(easy)
+
+
+@cache
+def compiled_plan() -> Any:
+    """`plan`, likewise."""
+    from numba import njit
+
+    return njit("Tuple((f8[::1], i8[::1]))(f8, i8[::1], f8[::1], i8[::1], i8[::1], i8[::1], f8[::1], i8[:, ::1])", cache=True)(plan)
+
+
+def easy(now_s: float, free_milli: Ints, ends_s: Floats, held_milli: Ints, held_in: Ints, need_milli: Ints, limit_s: Floats,
+         options: Ints) -> Ints:
+    """The pool in which each waiting job starts now, -1 = it waits."""
+    pools, waiting, holders = len(free_milli), len(need_milli), len(ends_s)
+    free, extra, reserved, shadow_s = free_milli.copy(), np.zeros(pools, np.int64), np.zeros(pools, np.bool_), np.full(pools, np.inf)
+    end_s, gives, gives_in = np.empty(holders + waiting), np.empty(holders + waiting, np.int64), np.empty(holders + waiting, np.int64)
+    end_s[:holders], gives[:holders], gives_in[:holders] = ends_s, held_milli, held_in
+    starts = np.full(waiting, -1)
+    for job in range(waiting):
+        need, by_s = need_milli[job], now_s + limit_s[job]
+        for pool in options[job]:
+            if pool >= 0 and need <= free[pool] and (not reserved[pool] or by_s <= shadow_s[pool] or need <= extra[pool]):
+                starts[job] = pool
+                break
+        if starts[job] >= 0:
+            pool = starts[job]
+            free[pool] -= need
+            if reserved[pool] and by_s > shadow_s[pool]:
+                extra[pool] -= need
+            end_s[holders], gives[holders], gives_in[holders] = by_s, need, pool
+            holders += 1
+            continue
+        best, best_s, best_extra = -1, np.inf, np.int64(0)
+        for pool in options[job]:
+            if pool < 0 or reserved[pool]:
+                continue
+            order, left, time_s = np.argsort(end_s[:holders]), free[pool], np.inf
+            for i in order:  # until the head fits, and all that ends at the same instant
+                if end_s[i] > time_s:
+                    break
+                if gives_in[i] == pool:
+                    left += gives[i]
+                    if left >= need and time_s == np.inf:
+                        time_s = end_s[i]
+            if best < 0 or time_s < best_s:
+                best, best_s, best_extra = pool, time_s, left - need
+        if best >= 0:
+            reserved[best], shadow_s[best], extra[best] = True, best_s, best_extra
+    return starts
+
+
+def plan(now_s: float, free_milli: Ints, ends_s: Floats, held_milli: Ints, held_in: Ints, need_milli: Ints, limit_s: Floats,
+         options: Ints) -> tuple[Floats, Ints]:
+    """The earliest start of each waiting job, given the running ones and the jobs before it (inf = never), and its pool.
+
+    From at_s[pool, i] on, until at_s[pool, i + 1], left[pool, i] thousandths are free; the last step has no end.
+    """
+    pools, waiting = len(free_milli), len(need_milli)
+    most = len(ends_s) + waiting + 2
+    at_s, left, steps = np.empty((pools, most)), np.empty((pools, most), np.int64), np.ones(pools, np.int64)
+    at_s[:, 0], left[:, 0] = now_s, free_milli
+    for i in np.argsort(ends_s):
+        pool = held_in[i]
+        last = steps[pool] - 1
+        if ends_s[i] > at_s[pool, last]:
+            last += 1
+            at_s[pool, last], left[pool, last] = ends_s[i], left[pool, last - 1]
+            steps[pool] += 1
+        left[pool, last] += held_milli[i]
+    start_s, start_in = np.full(waiting, np.inf), np.full(waiting, -1)
+    for job in range(waiting):
+        need, limit = need_milli[job], limit_s[job]
+        begin, end = 0, 0
+        for pool in options[job]:
+            if pool < 0:
+                break
+            times, room, n = at_s[pool], left[pool], steps[pool]
+            first = 0
+            while first < n and times[first] < start_s[job]:
+                if room[first] < need:
+                    first += 1
+                    continue
+                after = first + 1
+                while after < n and times[after] < times[first] + limit and room[after] >= need:
+                    after += 1
+                if after == n or times[after] >= times[first] + limit:  # it fits in the steps first..after - 1
+                    start_s[job], start_in[job], begin, end = times[first], pool, first, after
+                    break
+                first = after + 1
+        pool = start_in[job]
+        if pool < 0:
+            continue
+        until_s = start_s[job] + limit
+        if until_s < np.inf and (end == steps[pool] or at_s[pool, end] > until_s):
+            for i in range(steps[pool], end, -1):
+                at_s[pool, i], left[pool, i] = at_s[pool, i - 1], left[pool, i - 1]
+            at_s[pool, end], left[pool, end] = until_s, left[pool, end - 1]
+            steps[pool] += 1
+        for i in range(begin, end):
+            left[pool, i] -= need
+    return start_s, start_in
