@@ -156,8 +156,8 @@ def prepare(jobs: Sequence[Job] | JobTable, on: str | Cluster, policy: Policy[An
 def schedule_of(simulation: Simulation, result: RunResult) -> Schedule:
     jobs, a = result.jobs, result.allocations
     fates = [
-        Fate(str(jobs.id[row]), int(jobs.gpu_milli[row]), float(jobs.submit_s[row]), float(result.start_s[row]), float(result.finish_s[row]),
-             int(result.preemptions[row]), int(result.failures[row]))
+        Fate(str(jobs.id[row]), int(jobs.gpu_milli[row]), float(jobs.submit_s[row]), float(result.start_s[row]),
+             float(result.finish_s[row]), int(result.preemptions[row]), int(result.failures[row]))
         for row in range(len(jobs))
     ]  # fmt: skip
     holdings = []

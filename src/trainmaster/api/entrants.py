@@ -32,23 +32,28 @@ class Entrant:
 
     label: str
     policy: Policy[Any]
-    rules: EngineRules = EngineRules()
-    words: tuple[str, tuple[tuple[str, str], ...]] | None = None  # name and settings; None = an instance from Python
+    rules: EngineRules
+    words: tuple[str, tuple[tuple[str, str], ...]] | None  # name and settings; None = an instance from Python
+
+    @property
+    def file(self) -> str | None:
+        """The file of a policy from outside the package."""
+        return self.words[0].rpartition(":")[0] if self.words and ".py:" in self.words[0] else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.words is None:
-            return Entrant, (self.label, self.policy, self.rules)
+            return Entrant, (self.label, self.policy, self.rules, None)
         return _named, (self.label, *self.words)
 
 
 def entrants_of(contestants: Sequence[Contestant], settings: Sequence[str]) -> list[Entrant]:
-    """In the order given. Raises ParamError for what is not known, by name; labels are unique."""
+    """In the order given; none of none. Raises ParamError for what is not known, by name; labels are unique."""
     classes = [(label, find_policy(word) if isinstance(word, str) else word) for label, word in contestants]
     labels = [label or policy.name for label, policy in classes]
     if repeated := next((label for label in labels if labels.count(label) > 1), None):
         raise ParamError(f'--policy: two policies are labelled "{repeated}"; tell them apart, e.g. a={repeated},b={repeated}')
     by_label: dict[str, dict[str, str]] = {label: {} for label in labels}
-    for text in settings:
+    for text in settings if labels else ():
         label, param, value = _setting(text, labels)
         by_label[label][param] = value
     found = []
@@ -58,7 +63,7 @@ def entrants_of(contestants: Sequence[Contestant], settings: Sequence[str]) -> l
         elif by_label[label]:
             raise ParamError(f"--set {label}: this policy is an instance; give its parameters where it is made")
         else:
-            found.append(Entrant(label, word))
+            found.append(Entrant(label, word, EngineRules(), None))
     return found
 
 

@@ -126,7 +126,7 @@ def _loaded(request: Request, profiles: Profiles) -> Loaded:
     if cpu_only.any() and not cluster.declares_cpus:
         skipped[CPU_ONLY] += int(cpu_only.sum())
         if cpu_only.all():
-            raise TraceError(f"{trace.path}: all {len(jobs):,} jobs ask for CPUs alone, and the cluster declares none; add cpus to its nodes")
+            raise TraceError(f"{trace.path}: all {len(jobs):,} jobs ask for CPUs alone, and no node of the cluster declares cpus")
         jobs = jobs.take(np.flatnonzero(~cpu_only))
     if request.jobs is not None:
         jobs = jobs.take(np.arange(min(request.jobs, len(jobs))))

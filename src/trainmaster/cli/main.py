@@ -15,6 +15,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from trainmaster import __version__
@@ -100,6 +101,8 @@ def _run(argv: list[str]) -> int:
 
 def _parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
     args, unknown = parser.parse_known_args(argv)
+    if unknown and not unknown[0].startswith("-"):
+        parser.error(f"{unknown[0]!r} belongs to no option")
     if unknown:
         options = [text for action in parser._actions for text in action.option_strings]
         near = difflib.get_close_matches(unknown[0].partition("=")[0], options, 1, 0.5)
@@ -130,10 +133,8 @@ def _complain(problem: str, status: int) -> int:
 
 def _silence_stdout() -> None:
     """The interpreter flushes at exit, and would complain of the same pipe again."""
-    try:
+    with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass
 
 
 if __name__ == "__main__":

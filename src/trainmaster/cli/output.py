@@ -7,7 +7,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 NARROWEST, WIDEST, NO_TERMINAL = 60, 140, 100  # columns
@@ -39,6 +40,18 @@ class Output:
     @property
     def color(self) -> bool:
         return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+    @contextmanager
+    def status(self) -> Iterator[Callable[[str], None]]:
+        """A function to say with, on a terminal, what is being done."""
+        if not self.shows_progress:
+            yield lambda _: None
+            return
+        from rich.console import Console
+        from rich.markup import escape
+
+        with Console(stderr=True).status("") as status:
+            yield lambda doing: status.update(f"{escape(doing)}…")
 
     @property
     def shows_progress(self) -> bool:

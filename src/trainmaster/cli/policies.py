@@ -60,7 +60,9 @@ def _defaults(params: type[Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value if isinstance(value, str | int | float | None) else str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _table(known: list[dict[str, Any]], out: Output) -> str:
@@ -77,8 +79,7 @@ def _table(known: list[dict[str, Any]], out: Output) -> str:
         params = [f"{name}={_typed(value)}" for name, value in policy["params"].items()]
         presets = [f"preset={'|'.join(policy['presets'])}"] if policy["presets"] else []
         table.add_row(policy["name"], policy["paper"], kind, ", ".join(policy["needs"]), "\n".join([*params, *presets]))
-    color = "truecolor" if out.color else None
-    console = Console(file=io.StringIO(), width=out.width, force_terminal=out.color, color_system=color, highlight=False, markup=False)
+    console = Console(file=io.StringIO(), width=out.width, force_terminal=out.color, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(table)
     return captured.get()

@@ -73,7 +73,8 @@ def run(args: Namespace, out: Output) -> int:
         if flag in paths:
             check_table_name(flag, paths[flag])
     with claimed(paths, [args.trace, args.cluster, args.profiles]) as files:
-        session = Session.of(request)
+        with out.status() as doing:
+            session = Session.of(request, doing)
         runs = _simulate(session, out, keep=bool(paths.keys() - {"--json"}))
         _write(session, runs, files, out)
         _show(session, runs, args, out)
@@ -159,5 +160,3 @@ def _whole(text: str) -> int:
         return int(text)
     except ValueError:
         raise ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-

@@ -53,7 +53,8 @@ def build_state(jobs: JobTable, cluster: Cluster, rates: Floats | None, types: S
     words = (len(cluster.nodes) + 63) // 64
     gpus = sum(node.gpus for node in cluster.nodes)
     shapes: dict[str, tuple[int, ...]] = {
-        "jobs": (n,), "keys": (n, 4), "rates": (1, max(len(types), 1)), "nodes": (len(cluster.nodes),), "slots": (gpus,),
+        "jobs": (n,), "keys": (n, 4), "history_of": (0, 4), "history": (0, 2), "rates": (1, max(len(types), 1)),
+        "nodes": (len(cluster.nodes),), "slots": (gpus,),
         "pools": (len(pools),), "buckets": (len(pools), top + 1, words), "bucket_size": (len(pools), top + 1),
         "classes": (len(first_rows) + 1,), "class_pools": (len(first_rows) + 1, len(pools) + 1), "queues": (len(queue_names) + 1,),
         "arrivals": (0,), "heap_s": (2 * n + 64,), "heap_row": (2 * n + 64,), "out": (n, 3), "heads": (len(first_rows) + 1,),
@@ -91,6 +92,21 @@ def build_state(jobs: JobTable, cluster: Cluster, rates: Floats | None, types: S
     clock["fixed_rates"], clock["quotas"] = rates is not None, bool(cluster.queues)
     clock["pause_at"] = np.iinfo(np.int64).max
     return S
+
+
+def keep_history(S: State, jobs: JobTable) -> None:
+    """Let estimates come from ended jobs: of the same user and name, the user, the queue, everybody."""
+    names = np.unique(jobs.name.astype(str), return_inverse=True)[1].astype(np.int64)
+    user, queue = jobs.user.codes.astype(np.int64), jobs.queue.codes.astype(np.int64)
+    named = np.where((jobs.name != "") & (user >= 0), user * (names.max(initial=0) + 1) + names, -1)
+    history_of, groups = np.full((len(jobs), 4), -1, np.int32), 0
+    for level, code in enumerate((named, user, queue, np.zeros(len(jobs), np.int64))):
+        values, inverse = np.unique(code, return_inverse=True)
+        history_of[:, level] = np.where(code >= 0, inverse + groups, -1)
+        groups += len(values)
+    S.replace("history_of", history_of)
+    S.replace("history", np.zeros((groups, 2)))
+    S.clock[0]["predicts"] = 1
 
 
 def grow_log(S: State, allocations: int, parts: int) -> None:

@@ -608,10 +608,33 @@ def let_go(S, row):
 
 
 @njit
+def predict(S, row):
+    """A run time from the mean of the nearest group of ended jobs: same user and name, user, queue, everybody; else 0."""
+    S.jobs[row].estimate_s = 0.0
+    for level in range(S.history_of.shape[1]):
+        group = S.history_of[row, level]
+        if group >= 0 and S.history[group, 0] > 0:
+            S.jobs[row].estimate_s = S.history[group, 1] / S.history[group, 0]
+            return
+
+
+@njit
+def remember(S, row):
+    """An ended job joins the history of its groups."""
+    for level in range(S.history_of.shape[1]):
+        group = S.history_of[row, level]
+        if group >= 0:
+            S.history[group, 0] += 1.0
+            S.history[group, 1] += S.jobs[row].served_s
+
+
+@njit
 def finish(S, row):
     c, j = S, S.jobs[row]
     give_all(S, j.allocation)
     let_go(S, row)
+    if c.predicts:
+        remember(S, row)
     j.work_left, j.finish_s, j.phase = 0.0, c.now_s, ENDED
     c.active_milli -= j.milli
     c.finite_left -= 1
@@ -1090,6 +1113,8 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
             row = S.arrivals[c.arrived]
             c.arrived += 1
             S.jobs[row].phase, S.jobs[row].new = WAITING, 1
+            if c.predicts:
+                predict(S, row)
             S.fresh[c.n_fresh] = row
             c.n_fresh += 1
             c.n_waiting += 1

@@ -8,6 +8,7 @@ and the policy is asked here. Either way the same walk, placement and ledger do 
 
 from __future__ import annotations
 
+import heapq
 import resource
 import sys
 import time
@@ -22,12 +23,12 @@ from numba import njit
 
 from trainmaster.cluster.cluster import Cluster
 from trainmaster.engine import kernels
-from trainmaster.engine.build import build_state, grow_log, pools_of
+from trainmaster.engine.build import build_state, grow_log, keep_history
 from trainmaster.engine.faults import Faults
 from trainmaster.engine.result import FINISHED, REJECTED, UNFINISHED, UNSCHEDULABLE, Allocations, RunResult
-from trainmaster.engine.state import ENDED, RUNNING, WAITING, State
+from trainmaster.engine.state import ENDED, RUNNING, WAITING
 from trainmaster.errors import InputError, InvariantBroken, ParamError
-from trainmaster.placement.base import Placement, find_placement
+from trainmaster.placement.base import find_placement
 from trainmaster.policies.base import (
     ActiveJobs,
     Compilable,
@@ -93,7 +94,7 @@ class Simulation:
         self.restart_cost_s = _first(rules.restart_cost_s, setup.restart_cost_s)
         self.placement = find_placement(_first(rules.placement, setup.placement))
         if cluster.queues and not isinstance(policy, ListPolicy) and "queues" not in policy.needs:
-            raise ParamError(f"--policy: {policy.name} plans the whole cluster and does not know quotas; leave `queues` out of the cluster file")
+            raise ParamError(f"--policy: {policy.name} plans the whole cluster and knows no quotas; leave `queues` out of the cluster file")
         self.jobs = jobs = self._consolidate(jobs)
         self.types = cluster.types
         rates = model.rates_by_type(jobs, self.types)
@@ -113,6 +114,7 @@ class Simulation:
         self.key: Compilable | None = key
         self.compiled = key is not None and not interpreted
         self.clock["heaps"] = self.compiled
+        self.present, self.healthy = cluster.present.copy(), np.ones(len(cluster.nodes), bool)
         self.outside = self._outside()
         self._next_outside()
 
@@ -123,6 +125,9 @@ class Simulation:
         source = getattr(self.policy.params, "estimate", "oracle")
         if source == "oracle":
             return None
+        if source == "predicted":
+            keep_history(self.state, self.jobs)
+            return self.state.jobs["estimate_s"]
         if source == "limit":
             values, fix = self.jobs.limit_s, "the trace has no time limits"
         elif source in self.jobs.estimates:
@@ -130,14 +135,14 @@ class Simulation:
         else:
             values, fix = None, f"the trace has no column {source!r}"
         if values is None or np.isnan(values).any():
-            choices = [*(["limit"] if not np.isnan(self.jobs.limit_s).any() else []), *self.jobs.estimates, "oracle"]
+            choices = [*(["limit"] if not np.isnan(self.jobs.limit_s).any() else []), *self.jobs.estimates, "predicted", "oracle"]
             raise ParamError(f"{self.policy.name}.estimate={source}: {fix}; choose one of {', '.join(choices)}")
         return values
 
     def _prepare_rows(self, rates: Floats | None) -> None:
         S, jobs = self.state, self.jobs
         S.jobs["restart_s"] = self.restart_cost_s
-        if self.estimates is not None:
+        if self.estimates is not None and not self.clock["predicts"]:
             S.jobs["estimate_s"] = self.estimates
         if rates is None:
             for row in range(len(jobs)):
@@ -221,7 +226,7 @@ class Simulation:
         planned += [(change.at_s, node, True, False) for change in self.cluster.timeline for node in change.add]
         planned.sort(key=lambda event: event[0])
         failures = self.setup.faults.events(len(self.cluster.nodes), self.setup.seed) if self.setup.faults else iter(())
-        merged = _merge(iter(planned), ((time_s, node, up, True) for time_s, node, up in failures))
+        merged = heapq.merge(planned, ((time_s, node, up, True) for time_s, node, up in failures), key=lambda event: event[0])
         for time_s, events in groupby(merged, key=lambda event: event[0]):
             yield time_s, [(node, up, failed) for _, node, up, failed in events]
 
@@ -233,8 +238,6 @@ class Simulation:
 
     def _apply_outside(self) -> None:
         """Nodes fail, are repaired, join and leave. A node is up while it is in the cluster and not broken."""
-        if not hasattr(self, "present"):
-            self.present, self.healthy = self.cluster.present.copy(), np.ones(len(self.cluster.nodes), bool)
         for node, up, failed in self.coming[1]:
             (self.healthy if failed else self.present)[node] = up
             should = bool(self.present[node] and self.healthy[node])
@@ -307,12 +310,10 @@ class Simulation:
 
     def _decide(self) -> None:
         self._update_active()
-        before = int(self.clock["decisions"])
         if isinstance(self.policy, ListPolicy):
             self._walk(self.policy)
         else:
             self._carry_out(self.policy.decide(self.view(), self.memory))
-        assert before == int(self.clock["decisions"])
         idle = self.clock["changed"] == 0 and self.clock["finite_holding"] == 0
         self.clock["idle"] = self.clock["idle"] + 1 if idle else 0
 
@@ -365,8 +366,10 @@ class Simulation:
 
     def _wakeup(self, policy: ListPolicy[Any]) -> float:
         S, clock = self.state, self.clock
+        if policy.wakeup is None and type(policy).next_wakeup_s is ListPolicy.next_wakeup_s:
+            return np.inf
         if policy.wakeup is None:
-            return float(policy.next_wakeup_s(self.view(), self.memory)) if type(policy).next_wakeup_s is not ListPolicy.next_wakeup_s else np.inf
+            return float(policy.next_wakeup_s(self.view(), self.memory))
         if not (clock["n_waiting"] > 0 or clock["stateful"]):
             return np.inf
         held = S.running_list[: clock["n_running"]]
@@ -522,8 +525,8 @@ class Simulation:
         self.outcome[~np.isnan(state["finish_s"])] = FINISHED
         record = self.record()
         for seq, row in zip(record.seq, np.flatnonzero((state["phase"] == WAITING) | (state["phase"] == RUNNING)), strict=True):
-            infinite = not np.isfinite(jobs.work[row])
-            self.reason[row] = "a service: it has no end" if infinite and state[row]["held_s"] > 0 else self.policy.explain(record, int(seq)).text
+            served = not np.isfinite(jobs.work[row]) and state[row]["held_s"] > 0
+            self.reason[row] = "a service: it has no end" if served else self.policy.explain(record, int(seq)).text
         n, parts = int(clock["n_allocations"]), int(clock["n_parts"])
         allocations = Allocations(job=S.alloc_job[:n].copy(), start_s=S.alloc_start_s[:n].copy(), end_s=S.alloc_end_s[:n].copy(),
                                   offset=S.alloc_offset[: n + 1].copy(), node=S.part_node[:parts].copy(),
@@ -556,9 +559,7 @@ class Simulation:
         return {**params, "rules": rules}
 
     def _notes(self, start_s: Floats) -> tuple[str, ...]:
-        model_notes = getattr(self.model, "notes", list)()
-        policy_notes = getattr(self.policy, "notes", lambda jobs, start_s: [])(self.jobs, start_s)
-        return (*policy_notes, *model_notes)
+        return (*self.policy.notes(self.jobs, start_s), *getattr(self.model, "notes", list)())
 
 
 def simulate_policy(jobs: JobTable, cluster: Cluster, policy: Policy[Any], setup: Setup, *, progress: Progress | None = None,
@@ -588,9 +589,3 @@ def fewest_nodes(jobs: JobTable, cluster: Cluster) -> np.ndarray:
 
 def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
-
-
-def _merge(first: Iterator[tuple[float, int, bool, bool]], second: Iterator[tuple[float, int, bool, bool]]) -> Iterator[Any]:
-    import heapq
-
-    return heapq.merge(first, second, key=lambda event: event[0])

@@ -109,6 +109,8 @@ I4, I8, F8, I1, U8 = (np.dtype(code) for code in ("i4", "i8", "f8", "i1", "u8"))
 ARRAYS: dict[str, tuple[np.dtype[Any], int]] = {
     "jobs": (JOB, 1),
     "keys": (F8, 2),  # [n, 4]: -priority, then the policy's key; ties by row
+    "history_of": (I4, 2),  # [n, 4]: rows of `history` a job belongs to, nearest first: its name, user, queue, everybody
+    "history": (F8, 2),  # [groups, 2]: jobs ended, and the seconds they ran in all
     "rates": (F8, 2),  # [n or 1, types]: where they are fixed
     "nodes": (NODE, 1),
     "slots": (I4, 1),  # [GPUs]: thousandths held by sharers; 0 = not shared
@@ -189,6 +191,7 @@ CLOCK = np.dtype(
         ("endless", "i1"),  # what happens outside are failures only, which never end
         ("wakes", "i1"),  # the policy's ranks change by themselves
         ("heaps", "i1"),  # waiting jobs lie in the classes' heaps (compiled key)
+        ("predicts", "i1"),  # estimates come from the history of ended jobs
         ("fixed_rates", "i1"),
         ("random", "i1"),  # ties between nodes by chance
         ("simple", "i1"),  # one pool, every class plain: capacity is one number

@@ -115,36 +115,40 @@ def supply(view: View) -> tuple[Ints, Floats, Ints, Ints]:
 
 def demand(view: View, waiting: Array, name: str) -> tuple[Ints, Floats, Ints]:
     """Of each waiting job: thousandths it needs, for how long, and the pools it may use (-1 ends)."""
-    jobs = view.jobs
-    options = jobs.pools[waiting].astype(np.int64)
-    if options.shape[1] > 1 and (options[:, 1] >= 0).any():
-        type_of = np.append(np.zeros(options.max() + 1, object), "")  # pool -> type
-        type_of[view.nodes.pool] = view.nodes.type
-        alike = (type_of[options[:, 1:]] == type_of[options[:, :-1]]) & (options[:, 1:] >= 0)
-        if alike.any():
-            job = jobs.table.id[jobs.row[waiting[int(np.argmax(alike.any(axis=1)))]]]
-            raise ParamError(f"--policy: {name} plans each set of nodes by itself, and job {job} may spread over its queue's own and open ones")
-    if jobs.estimates is None:
-        limit_s = view.oracle.remaining_s + jobs.state["restart_s"]  # the true work leaves out the restart cost
-    else:
-        limit_s = jobs.remaining_s
+    jobs, options = view.jobs, view.jobs.pools[waiting].astype(np.int64)
+    types = types_of_pools(view)
+    alike = (types[options[:, 1:]] == types[options[:, :-1]]) & (options[:, 1:] >= 0)
+    if alike.any():
+        job = jobs.table.id[jobs.row[waiting[int(np.argmax(alike.any(axis=1)))]]]
+        raise ParamError(f"--policy: {name} plans each pool of nodes by itself; job {job} may spread over nodes of its queue and open ones")
+    # the true work leaves out the restart cost, a limit does not
+    limit_s = view.oracle.remaining_s + jobs.state["restart_s"] if jobs.estimates is None else jobs.remaining_s
     return np.ascontiguousarray(jobs.state["milli"][waiting]), np.ascontiguousarray(limit_s[waiting]), options
+
+
+def types_of_pools(view: View) -> Array:
+    types = np.zeros(int(view.nodes.pool.max()) + 1, object)
+    types[view.nodes.pool] = view.nodes.type
+    return types
 
 
 def start(view: View, waiting: Array, pool: Ints, free_milli: Ints) -> Decision:
     """Start the jobs that were given a pool; the others are short of GPUs, or fit and would delay a job with a promise."""
-    jobs, starts = view.jobs, pool >= 0
-    need_milli = jobs.state["milli"]
-    free_milli = free_milli - np.bincount(pool[starts], need_milli[waiting[starts]], len(free_milli)).astype(np.int64)
-    most_free = np.where(jobs.pools >= 0, free_milli[jobs.pools], 0).max(axis=1)
-    short_gpus = np.maximum(need_milli - most_free, 0) / 1000.0
-    verdict = np.where(short_gpus > 0, Verdict.CAPACITY, Verdict.BLOCKED).astype(np.int8)
-    choice = (jobs.pools >= 0).sum(axis=1) > 1
-    lines = tuple(
-        Line(int(jobs.row[i]), float(jobs.gpus[i]), str(view.nodes.type[np.argmax(view.nodes.pool == p)]) if choice[i] and need_milli[i] else None)
-        for i, p in zip(waiting[starts].tolist(), pool[starts].tolist(), strict=True)
+    jobs, given = view.jobs, np.flatnonzero(pool >= 0)
+    started, pool = waiting[given], pool[given]
+    need_milli, open_to = jobs.state["milli"], jobs.pools >= 0
+    left_milli = free_milli - np.bincount(pool, need_milli[started], len(free_milli)).astype(np.int64)
+    short_gpus = np.maximum(need_milli - np.where(open_to, left_milli[jobs.pools], 0).max(axis=1), 0) / 1000.0
+    named = (open_to.sum(axis=1) > 1) & (need_milli > 0)  # several pools differ in type; CPUs alone are not planned
+    types = types_of_pools(view)
+    return Decision(
+        lines=tuple(
+            Line(int(jobs.row[i]), float(jobs.gpus[i]), type=str(types[p]) if named[i] else None)
+            for i, p in zip(started.tolist(), pool.tolist(), strict=True)
+        ),
+        verdict=np.where(short_gpus > 0, Verdict.CAPACITY, Verdict.BLOCKED),
+        short_gpus=short_gpus,
     )
-    return Decision(lines=lines, verdict=verdict, short_gpus=short_gpus)
 
 
 # ------------------------------------------------------------------------------------------------- the two rules, compiled

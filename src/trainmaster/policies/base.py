@@ -318,6 +318,10 @@ class Policy(Generic[P]):
     def decide(self, view: View, memory: Memory) -> Decision:
         raise NotImplementedError
 
+    def notes(self, jobs: JobTable, start_s: Floats) -> list[str]:
+        """What a user should be told once, at the end of a run, in one line each."""
+        return []
+
     def explain(self, record: DecisionRecord, seq: int) -> Reason:
         """Why this job is where it is, from the stored record alone."""
         row = record.row(seq)

@@ -4,8 +4,9 @@
     srtf   shortest remaining time first, preemptive: optimal in average JCT on one GPU (Schrage 1968)
     srsf   shortest remaining service first: time left x GPUs, the oracle of Tiresias (Gu et al., NSDI 2019, section 2.2)
 
-All three must know run times. `estimate=oracle` takes the true ones and cheats; `limit` takes the user's time limit; any
-other word is a column of predictions in the trace.
+All three must know run times. `estimate=oracle` takes the true ones and cheats; `limit` takes the user's time limit;
+`predicted` the mean of ended jobs of the same user and name, else of the user, the queue, everybody; any other word is a
+column of predictions in the trace.
 """
 
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ def by_service_left(jobs, rows, n, now_s, params, shared, per_job, out):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    estimate: str = "oracle"  # limit | oracle | a column of the trace
+    estimate: str = "oracle"  # limit | predicted | oracle | a column of the trace
     blocking: bool = False  # stop at the first job that does not fit
 
 

@@ -162,13 +162,15 @@ class JobTable:
         accept_set = np.zeros(rows, np.int32)
         if accepts is not None:
             accept_set = np.asarray([sets.setdefault(tuple(types), len(sets)) for types in accepts], np.int32)
+        labelled: dict[str, Any] = {name: labels(name) for name in LABEL_COLUMNS}
+        optional: dict[str, Any] = {name: numbers(name, np.nan) for name in OPTIONAL_NUMBERS}
         seq = columns.pop("seq", None)
         in_steps, preemptible = columns.pop("work_in_steps", False), columns.pop("preemptible", True)
         table = cls(
             id=texts("id", [str(row) for row in range(rows)]),
             seq=np.arange(rows, dtype=np.int64) if seq is None else np.asarray(seq, np.int64),
             name=texts("name", [""] * rows),
-            **{name: labels(name) for name in LABEL_COLUMNS},
+            **labelled,
             submit_s=submit,
             eligible_s=np.maximum(submit, numbers("eligible_s", -np.inf)),
             gpu_milli=np.rint(np.broadcast_to(np.asarray(gpus, np.float64), rows) * GPU_MILLI).astype(np.int64),
@@ -182,7 +184,7 @@ class JobTable:
             priority=numbers("priority", 0.0),
             weight=numbers("weight", 1.0),
             preemptible=np.broadcast_to(np.asarray(preemptible, bool), rows).copy(),
-            **{name: numbers(name, np.nan) for name in OPTIONAL_NUMBERS},
+            **optional,
             estimates={name: np.asarray(value, np.float64) for name, value in (estimates or {}).items()},
         )
         if columns:
