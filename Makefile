@@ -26,7 +26,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: setup
-	$(BIN)/trainmaster simulate --trace synthetic:philly --policy fifo,easy-backfill,sjf,las,tiresias-las,srtf --report report.html
+	$(BIN)/trainmaster simulate --trace synthetic:philly --load 1.4 --policy fifo,easy-backfill,sjf,las,tiresias-las,srtf --report report.html
 
 test: setup
 	$(BIN)/python -m pytest -q

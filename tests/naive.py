@@ -167,7 +167,8 @@ class ByLists(Order):
         for level, limit in enumerate(self.params.limits_gpu_s):
             for job in self.lists[level]:
                 if job.running:
-                    wake_s = min(wake_s, now_s + (limit - job.attained_gpu_s(now_s)) / (job.milli / 1000))
+                    crossing_s = now_s + (limit - job.attained_gpu_s(now_s)) / (job.milli / 1000)
+                    wake_s = min(wake_s, max(crossing_s, math.nextafter(now_s, math.inf)))  # two limits crossed: one list a decision
         return wake_s
 
 

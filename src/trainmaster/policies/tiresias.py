@@ -39,6 +39,13 @@ from trainmaster.policies.base import (
     wakeup_function,
 )
 
+BIBTEX = """@inproceedings{tiresias,
+  author = {Gu, Juncheng and Chowdhury, Mosharaf and Shin, Kang G. and Zhu, Yibo and Jeon, Myeongjae and Qian, Junjie and Liu, Hongqiang and Guo, Chuanxiong},
+  title = {{Tiresias}: A {GPU} Cluster Manager for Distributed Deep Learning},
+  booktitle = {16th USENIX Symposium on Networked Systems Design and Implementation (NSDI)},
+  year = {2019}
+}"""  # noqa: E501
+
 # ------------------------------------------------------------------------------------------------- las
 
 
@@ -68,7 +75,7 @@ def next_quantum(jobs, rows, n, now_s, params, shared, per_job):
     return shared[0]
 
 
-@policy(name="las", paper="Gu et al., NSDI 2019, section 3.1", params=LasParams)
+@policy(name="las", paper="Gu et al., NSDI 2019, section 3.1", params=LasParams, bibtex=BIBTEX)
 class Las(ListPolicy[LasParams]):
     key, wakeup = least_attained, next_quantum
 
@@ -207,6 +214,7 @@ POLLUX_ARTIFACT = Preset(
     paper="Gu et al., NSDI 2019, section 3.2",
     params=Params,
     presets={"artifact": ARTIFACT, "pollux-artifact": POLLUX_ARTIFACT},
+    bibtex=BIBTEX,
 )
 class TiresiasLas(Levels):
     pass
@@ -219,39 +227,39 @@ class TiresiasLas(Levels):
 class GittinsParams(Params):
     samples: Samples | None = None  # GPU-seconds that past jobs took in all (a CSV with a column `duration`); required
     quantum_gpu_s: float = 3_250.0  # how far ahead the index looks
-    whole_sizes: bool = False  # the artifact's index adds up whole sizes instead of what is left of them
-
-
-def gittins_table(samples_gpu_s: Floats, quantum_gpu_s: float, whole_sizes: bool) -> tuple[Floats, Floats]:
-    """The Gittins index of a job that has used W, for W just below each sample: (samples ascending, index).
-
-        index(W) = P(S <= W + D | S > W) / E[min(S - W, D) | S > W]        (section 3.2; D = the quantum)
-
-    With `whole_sizes` the expectation adds up S where S <= W + D, as the artifact does.
-    """
-    sizes = np.unique(samples_gpu_s)
-    ordered = np.sort(samples_gpu_s)
-    total = np.concatenate([[0.0], np.cumsum(ordered)])
-    used = sizes - 1.0
-    above = np.searchsorted(ordered, used, side="right")
-    within = np.searchsorted(ordered, used + quantum_gpu_s, side="right")
-    left, soon = len(ordered) - above, within - above
-    spent = total[within] - total[above] - (0.0 if whole_sizes else soon * used) + quantum_gpu_s * (left - soon)
-    return sizes, (soon / left) / (spent / left)
+    whole_sizes: bool = False  # the artifact's index: just below the next size, and of whole sizes instead of what is left
 
 
 @key_function
 def by_gittins(jobs, rows, n, now_s, params, shared, per_job, out):
-    """(level, Gittins index from large to small, running before waiting); shared: the table, samples then indices."""
-    levels, size = len(params) - LIMITS + 1, len(shared) // 2
+    """(level, Gittins index from large to small, running before waiting).
+
+        index(W) = P(S <= W + D | S > W) / E[min(S - W, D) | S > W]        (section 3.2; S: past jobs' sizes, D: the quantum)
+
+    shared: D, 1 for the artifact's index, then the sizes ascending and their running sums. The artifact's index is that
+    just below the next size above W, and adds up S where this has S - W.
+    """
+    quantum, artifact, size = shared[0], shared[1] == 1.0, (len(shared) - 3) // 2
+    sizes, sums = shared[2 : 2 + size], shared[2 + size :]
+    levels = len(params) - LIMITS + 1
     for i in range(n):
         job = jobs[rows[i]]
         level = 0
         while level < levels - 1 and job.attained_gpu_s >= params[LIMITS + level] * REACHED:
             level += 1
-        at = np.searchsorted(shared[:size], job.attained_gpu_s, side="right")
+        used = job.attained_gpu_s
+        above = np.searchsorted(sizes, used, side="right")
+        index = 0.0
+        if above < size:
+            if artifact:
+                used = sizes[above] - 1.0
+                above = np.searchsorted(sizes, used, side="right")
+            within = np.searchsorted(sizes, used + quantum, side="right")
+            soon, later = within - above, size - within
+            spent = sums[within] - sums[above] + quantum * later
+            index = soon / (spent if artifact else spent - soon * used)
         out[i, 0] = level
-        out[i, 1] = -shared[size + at] if at < size else 0.0
+        out[i, 1] = -index
         out[i, 2] = 0.0 if job.running or params[AHEAD] == 0.0 else 1.0
 
 
@@ -267,6 +275,7 @@ def by_gittins(jobs, rows, n, now_s, params, shared, per_job, out):
             source="Tiresias simulator, dlas-gpu-gittins",
         )
     },
+    bibtex=BIBTEX,
 )
 class TiresiasGittins(Levels):
     key = by_gittins
@@ -275,5 +284,6 @@ class TiresiasGittins(Levels):
         samples = self.params.samples
         if samples is None:
             raise ParamError("--policy: tiresias-gittins needs the GPU-seconds of past jobs: --set tiresias-gittins.samples=FILE.csv")
-        table = gittins_table(np.array(samples.values), self.params.quantum_gpu_s, self.params.whole_sizes)
-        return {"shared": np.concatenate(table), "per_job": np.zeros((1, 1))}
+        sizes = np.sort(np.array(samples.values))
+        head = [self.params.quantum_gpu_s, float(self.params.whole_sizes)]
+        return {"shared": np.concatenate([head, sizes, [0.0], np.cumsum(sizes)]), "per_job": np.zeros((1, 1))}
