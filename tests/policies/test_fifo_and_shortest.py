@@ -1,8 +1,8 @@
 """First come and shortest first, by hand."""
 
 import pytest
-from schedules import job, simulate
 
+from schedules import job, simulate
 from trainmaster.errors import ParamError
 from trainmaster.policies.fifo import Fifo, FifoGreedy
 from trainmaster.policies.shortest import Sjf, Srsf, Srtf

@@ -4,8 +4,8 @@ import csv
 
 import numpy as np
 import pytest
-from schedules import job, prepare, simulate
 
+from schedules import job, prepare, simulate
 from trainmaster.engine.state import JOB
 from trainmaster.errors import ParamError
 from trainmaster.policies.base import Samples
@@ -98,6 +98,11 @@ def gittins_index(used_gpu_s: float, samples: list[float], quantum_gpu_s: float,
     memory = policy.start_memory(1)
     policy.key.python(jobs, np.zeros(1, np.int32), 1, 0.0, policy.key_params(), memory["shared"], memory["per_job"], out)
     return -out[0, 1]
+
+
+def test_a_quantum_shorter_than_the_restart_cost_is_refused():
+    with pytest.raises(ParamError, match="longer than the restart cost"):
+        prepare([job("a", 0, 1, 1)], "1x1", Las(quantum_s=5.0), restart_cost_s=7.5)
 
 
 def test_the_gittins_index_by_hand():

@@ -92,6 +92,7 @@ class Simulation:
         self.label = label or policy.name
         self.round_s = _first(rules.round_s, setup.round_s, policy.round_s)
         self.restart_cost_s = _first(rules.restart_cost_s, setup.restart_cost_s)
+        policy.validate(self.restart_cost_s)
         self.placement = find_placement(_first(rules.placement, setup.placement))
         if cluster.queues and not isinstance(policy, ListPolicy) and "queues" not in policy.needs:
             raise ParamError(f"--policy: {policy.name} plans the whole cluster and knows no quotas; leave `queues` out of the cluster file")

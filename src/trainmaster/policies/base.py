@@ -311,6 +311,9 @@ class Policy(Generic[P]):
         """It uses what no real cluster knows, as it is parametrised now."""
         return "oracle" in self.needs and getattr(self.params, "estimate", "oracle") == "oracle"
 
+    def validate(self, restart_cost_s: float) -> None:
+        """Raise ParamError if the parameters make no sense at this restart cost."""
+
     def start_memory(self, jobs: int) -> Memory:
         """Memory of a policy that has decided nothing yet; `jobs` bounds seq from above."""
         return {}

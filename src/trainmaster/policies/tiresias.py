@@ -79,6 +79,10 @@ def next_quantum(jobs, rows, n, now_s, params, shared, per_job):
 class Las(ListPolicy[LasParams]):
     key, wakeup = least_attained, next_quantum
 
+    def validate(self, restart_cost_s: float) -> None:
+        fine = self.params.quantum_s > restart_cost_s  # else jobs that take turns never get past their restarts
+        check(fine, f"las.quantum_s={self.params.quantum_s:g} must be longer than the restart cost of {restart_cost_s:g} s")
+
     def start_memory(self, jobs: int) -> Memory:
         return {"shared": np.zeros(1), "per_job": np.zeros((1, 1))}
 
