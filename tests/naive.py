@@ -398,9 +398,9 @@ class Naive:
         active = self.active()
         self.order.begin(active, now_s)
         order = sorted(active, key=lambda job: (-job.priority, *self.order.key(job, now_s), job.row))
-        passed_over: set[Any] = set()  # demands for which no nodes were found
+        passed_over: set[Record] = set()  # no nodes were found for them; none are sought for jobs behind that ask the same
         while (failed := self.carry_out(self.choose_jobs(order, passed_over), now_s)) is not None:
-            passed_over.add(self.demand(failed))
+            passed_over |= {job for job in order[order.index(failed) :] if not job.running and self.demand(job) == self.demand(failed)}
         for job in active:
             job.new = False
         if (wake_s := self.order.wakeup_s(self.active(), now_s)) < math.inf:
@@ -409,11 +409,11 @@ class Naive:
     def demand(self, job: Record) -> Any:
         return job.milli, job.cpu_milli, job.memory_mib, job.accepts, job.queue, job.max_nodes
 
-    def choose_jobs(self, order: list[Record], passed_over: set[Any]) -> list[Record]:
+    def choose_jobs(self, order: list[Record], passed_over: set[Record]) -> list[Record]:
         """Who shall run: one walk, or one a stage where there are quotas."""
         self.capacity = {pool: sum(self.cluster.nodes[node].gpus * 1000 for node in nodes) for pool, nodes in self.pools(self.up).items()}
         self.used: dict[str | None, int] = {}
-        self.blocked: list[set[Any]] = []
+        self.blocked: list[tuple[set[Any], bool]] = []  # by a job that does not fit: (pools, it was running)
         chosen = [job for job in order if job.running and job.pinned]
         quotas = bool(self.cluster.queues)
         if not self.order.preemptive:  # running jobs stay; of borrowers, those that nobody within quota needs
@@ -437,16 +437,16 @@ class Naive:
             return True
         return False if queue is None or queue.quota_gpus is None or queue.borrow else None
 
-    def accept(self, job: Record, passed_over: set[Any]) -> bool:
+    def accept(self, job: Record, passed_over: set[Record]) -> bool:
         """Count a job in if it fits; under a blocking order, one that does not stops all behind it."""
         mine = set(self.usable_pools(job, self.pools(self.up)))
-        may_be_stopped = self.order.preemptive or not job.running
-        if may_be_stopped and any(mine & pools for pools in self.blocked):
+        spared = job.running and not self.order.preemptive  # blocked by nobody but a borrower before it that had to stop
+        if any(mine & pools for pools, by_running in self.blocked if by_running or not spared):
             return False
-        if (job.running or self.demand(job) not in passed_over) and self.count(job):
+        if job not in passed_over and self.count(job):
             return True
-        if self.order.blocking and may_be_stopped:
-            self.blocked.append(self.competing(mine))
+        if self.order.blocking:
+            self.blocked.append((self.competing(mine), job.running))
         return False
 
     def competing(self, pools: set[Any]) -> set[Any]:

@@ -32,7 +32,7 @@ class Entrant:
 
     label: str
     policy: Policy[Any]
-    rules: EngineRules
+    rules: EngineRules | None  # of its preset; None = the policy's own
     words: tuple[str, tuple[tuple[str, str], ...]] | None  # name and settings; None = an instance from Python
 
     @property
@@ -63,7 +63,7 @@ def entrants_of(contestants: Sequence[Contestant], settings: Sequence[str]) -> l
         elif by_label[label]:
             raise ParamError(f"--set {label}: this policy is an instance; give its parameters where it is made")
         else:
-            found.append(Entrant(label, word, EngineRules(), None))
+            found.append(Entrant(label, word, None, None))
     return found
 
 
@@ -72,7 +72,7 @@ def default_contestants(jobs: JobTable) -> list[Contestant]:
     words = ["fifo"]
     words += ["easy-backfill"] if not np.isnan(jobs.limit_s).any() else []
     words += ["tiresias-las", "srtf"]
-    words += ["recorded"] if not np.isnan(jobs.recorded_start_s).any() else []
+    words += ["recorded"] if not np.isnan(jobs.recorded_start_s).all() else []
     return [(None, word) for word in words]
 
 
@@ -89,7 +89,7 @@ def _described(value: Any) -> Any:
 
 def _named(label: str, word: str, settings: tuple[tuple[str, str], ...]) -> Entrant:
     policy, preset = make_policy(find_policy(word), dict(settings), label, readers={Samples: read_samples})
-    return Entrant(label, policy, preset.rules, (word, settings))
+    return Entrant(label, policy, preset.rules if "preset" in dict(settings) else None, (word, settings))
 
 
 def _setting(text: str, labels: Sequence[str]) -> tuple[str, str, str]:

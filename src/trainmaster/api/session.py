@@ -69,9 +69,9 @@ class Session:
         taken = [entrant for entrant in entrants if refusals[entrant.label] is None]
         for problem in refusals.values():
             if problem is not None and (given or not taken):
-                raise problem
-        left_out = [f"{label} left out: {problem}" for label, problem in refusals.items() if problem is not None]
-        return cls(request, source, tuple(taken), tuple(left_out))
+                raise type(problem)("; ".join([str(problem), *source.notes]))  # what was left out of the trace may be why
+        reasons = {label: str(problem).removeprefix("--policy: ") for label, problem in refusals.items() if problem is not None}
+        return cls(request, source, tuple(taken), tuple(f"{label} left out: {reason}" for label, reason in reasons.items()))
 
     def tasks(self) -> list[Task]:
         """In the order in which they are run."""
@@ -145,7 +145,7 @@ def _simulate(workload: Workload, entrant: Entrant, setup: Setup, progress: Call
 
 
 def _refusal(workload: Workload, entrant: Entrant, setup: Setup) -> InputError | None:
-    """What the policy has against this trace and cluster: found on a few rows that lack whatever some row lacks."""
+    """What the policy has against this trace and cluster: found on a few rows that have and lack whatever some row does."""
     jobs = workload.jobs.take(_witnesses(workload.jobs))
     few = jobs.replace(work=np.ones(len(jobs)), work_in_steps=np.zeros(len(jobs), bool))
     try:
@@ -156,9 +156,9 @@ def _refusal(workload: Workload, entrant: Entrant, setup: Setup) -> InputError |
 
 
 def _witnesses(jobs: JobTable) -> np.ndarray[Any, Any]:
-    """The first row, and of each column that has gaps a row with one."""
-    columns = [*(getattr(jobs, name) for name in OPTIONAL_NUMBERS), *jobs.estimates.values()]
-    return np.unique([0, *(int(np.argmax(np.isnan(column))) for column in columns)])
+    """Of each column that may have gaps, a row with a figure and a row with a gap, where there are such."""
+    gaps = [np.isnan(column) for column in (*(getattr(jobs, name) for name in OPTIONAL_NUMBERS), *jobs.estimates.values())]
+    return np.unique([int(np.argmax(which)) for gap in gaps for which in (gap, ~gap)])
 
 
 # ------------------------------------------------------------------------------------------------- what to say

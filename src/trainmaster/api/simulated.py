@@ -20,6 +20,7 @@ from trainmaster.metrics.conclusion import conclusion
 from trainmaster.metrics.frames import jobs_frame, timeline_frame
 from trainmaster.metrics.summary import Summary, TraceInfo
 from trainmaster.policies.base import Policy
+from trainmaster.report.terminal import text
 from trainmaster.workload.jobs import Job, JobTable
 
 NESTED = ("params", "window", "by_queue", "by_size", "notes")  # of a summary: no cells of a table
@@ -31,11 +32,15 @@ Policies = str | Policy[Any] | Iterable[str | Policy[Any]] | Mapping[str, str | 
 class Simulated:
     """Policies side by side. `document` is what `simulate --json` writes, `results` is everything that each run left."""
 
-    summaries: list[Summary]
+    summaries: list[Summary] = field(repr=False)
     results: list[RunResult] = field(repr=False)
     trace: TraceInfo
     document: dict[str, Any] = field(repr=False)
     notes: list[str]
+
+    def __str__(self) -> str:
+        """The table and the sentence that the command prints."""
+        return text(self.summaries)
 
     @property
     def conclusion(self) -> str:
@@ -95,11 +100,11 @@ def simulate(
         policies=_contestants(policy),
         settings=_settings(set),
         placement=placement,
-        round_s=round_s,
-        restart_cost_s=restart_cost_s,
+        round_s=None if round_s is None else float(round_s),
+        restart_cost_s=float(restart_cost_s),
         seed=seed,
         seeds=seeds,
-        load=load,
+        load=float(load),
         jobs=jobs,
         window=parse_window(window) if isinstance(window, str) else window,
         faults=Faults.parse(faults) if isinstance(faults, str) else faults,

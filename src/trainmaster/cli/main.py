@@ -10,6 +10,7 @@ import argparse
 import difflib
 import importlib
 import importlib.util
+import io
 import os
 import pkgutil
 import re
@@ -33,6 +34,7 @@ EXAMPLES = """examples:
 
 `trainmaster VERB --help` tells the rest."""
 
+HELP_COLUMN, HELP_WIDTH = 30, 110
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 SUMMARY = re.compile(r'\s*"""trainmaster (\w+)[^:\n]*:\s*(.+?)\.?\s*("""|\n)')
@@ -47,6 +49,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
+    sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()  # None: closed by the caller
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without ● gets a ?
@@ -62,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return BROKEN_PIPE
     except OSError as error:  # a full disk, a file that went away
+        _silence_stdout()  # if that is what is full
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", 1)
     except MemoryError:
@@ -92,7 +96,7 @@ def _run(argv: list[str]) -> int:
         hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(verbs())}"
         raise InputError(f'no verb "{verb}"; {hint} (trainmaster --help)')
     module = importlib.import_module(f"trainmaster.cli.{verb}")
-    parser = Parser(prog=f"trainmaster {verb}", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=f"trainmaster {verb}", allow_abbrev=False, formatter_class=_help)
     module.arguments(parser)
     args = _parse(parser, rest)
     status: int = module.run(args, Output(quiet=getattr(args, "quiet", False), command=["trainmaster", *argv]))
@@ -120,10 +124,14 @@ def _top() -> Parser:
         description="\n".join(lines),
         epilog=EXAMPLES,
         allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_help,
     )
     parser.add_argument("--version", action="version", version=f"trainmaster {__version__}")
     return parser
+
+
+def _help(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=HELP_COLUMN, width=HELP_WIDTH)
 
 
 def _complain(problem: str, status: int) -> int:

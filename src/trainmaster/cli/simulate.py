@@ -30,6 +30,7 @@ A trace is told by its content; `sacct -a -X -P -o ...` output, SWF and the publ
 
 def arguments(parser: ArgumentParser) -> None:
     parser.description, parser.epilog = DESCRIPTION, EXAMPLES
+    parser.usage = "trainmaster simulate [--trace PATH] [--cluster SPEC] [--policy NAME,...] [options]"
     add = parser.add_argument_group("what to replay").add_argument
     add("--trace", metavar="PATH", default="synthetic", help="a trace file, or synthetic[:philly|helios|pai] (default: synthetic)")
     add("--format", metavar="NAME", default="auto", help="its format, or a reader in a .py file (default: auto, told by content)")

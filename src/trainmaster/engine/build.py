@@ -157,7 +157,7 @@ def _fill_jobs(state: np.ndarray, jobs: JobTable, klass: np.ndarray, queue: np.n
     state["limit_s"], state["estimate_s"] = jobs.limit_s, np.nan
     state["work_left"], state["alone_rate"] = jobs.work, 1.0
     state["start_s"] = state["finish_s"] = np.nan
-    state["due_s"], state["allocation"], state["excluded"] = NEVER, -1, -1
+    state["due_s"], state["allocation"], state["near_until_s"] = NEVER, -1, -NEVER
     state["klass"], state["queue"], state["max_nodes"] = klass, queue, jobs.max_nodes
     state["pinned"] = ~jobs.preemptible
 

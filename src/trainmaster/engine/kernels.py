@@ -498,7 +498,8 @@ def group_end(S, klass, first):
 @njit
 def place(S, row, pick):
     """Find room for a job and take it, on the type it was counted on, else on any it accepts; true if it was found."""
-    klass, most_nodes = np.int64(S.jobs[row].klass), np.int64(S.jobs[row].max_nodes)
+    j = S.jobs[row]
+    klass, most_nodes = np.int64(j.klass), np.int64(j.near_nodes if S.now_s < j.near_until_s else j.max_nodes)
     counted = np.int64(S.group[row])
     if counted >= 0 and place_group(S, row, klass, counted, group_end(S, klass, counted), pick, most_nodes):
         return True
@@ -755,7 +756,7 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
     if c.heaps and who != HELD_ONLY:
         for klass in range(len(classes)):
             k = classes[klass]
-            if k.size > 0 and k.excluded != c.decisions:
+            if k.size > 0:
                 S.heads[n_heads] = klass
                 n_heads += 1
         for i in range(n_heads // 2 - 1, -1, -1):
@@ -786,7 +787,7 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
             if not count_held(S, row):
                 verdict = CAPACITY
                 k.short_milli = 0
-        elif (k.excluded if c.heaps else j.excluded) == c.decisions:
+        elif k.excluded == c.decisions and not less(keys, row, k.excluded_from):
             verdict = FRAGMENTED
         elif not count_in(S, row):
             verdict = CAPACITY
@@ -831,10 +832,11 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
 
 @njit
 def exclude(S, row):
-    """No room was found for this job; in this decision there is none for a later one that asks the same."""
-    S.jobs[row].excluded = S.decisions
-    S.classes[S.jobs[row].klass].excluded = S.decisions
-    S.classes[S.jobs[row].klass].verdict = FRAGMENTED
+    """No room was found for this job: in this decision there is none for those behind it that ask the same."""
+    k = S.classes[S.jobs[row].klass]
+    if k.excluded != S.decisions or less(S.keys, row, k.excluded_from):
+        k.excluded, k.excluded_from = S.decisions, row
+    k.verdict = FRAGMENTED
 
 
 @njit
@@ -888,7 +890,10 @@ def walk_all(S, n, pick):
     else:  # only borrowers are stopped, for a job within its quota, last in order first
         n_chosen, n_popped = stage(S, n, n_chosen, n_popped, HELD_ONLY, WITHIN, ZERO, pick)
         n_chosen, n_popped = stage(S, n, n_chosen, n_popped, WAITING_ONLY, WITHIN, ZERO, pick)
+        blocked = S.blocked.copy()  # who waits within its quota does not stop a borrower that it could not follow
+        S.blocked[:] = 0
         n_chosen, n_popped = stage(S, n, n_chosen, n_popped, HELD_ONLY, BEYOND, ZERO, pick)
+        S.blocked[:] |= blocked
         n_chosen, n_popped = stage(S, n, n_chosen, n_popped, WAITING_ONLY, BEYOND, ZERO, pick)
     c.n_chosen = n_chosen
     c.n_popped = n_popped
@@ -1064,6 +1069,17 @@ def stir(S):
 
 
 @njit
+def next_relaxed(S):
+    """When a waiting gang next gives up on locality. Patience is the same for all, so they give up as they arrived."""
+    while S.relaxed < S.arrived:
+        j = S.jobs[S.arrivals[S.relaxed]]
+        if j.phase == WAITING and j.near_until_s > S.now_s:
+            return j.near_until_s
+        S.relaxed += 1
+    return np.inf
+
+
+@njit
 def room_to_log(S):
     c = S
     allocations = c.n_allocations + c.n_waiting + 2
@@ -1085,7 +1101,8 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
             return RATE
         due_s = next_due(S)
         arrive_s = S.jobs[S.arrivals[c.arrived]].arrive_s if c.arrived < len(S.arrivals) else np.inf
-        time_s = min(min(due_s, arrive_s), min(c.until_s, c.decide_s))
+        relax_s = next_relaxed(S) if c.local else np.inf
+        time_s = min(min(min(due_s, arrive_s), min(c.until_s, c.decide_s)), relax_s)
         nothing_comes = arrive_s == np.inf and (c.until_s == np.inf or c.endless == 1)
         if time_s == np.inf or (c.finite_left == 0 and due_s == np.inf) or (nothing_comes and c.idle > 64):
             return FINISHED
@@ -1119,6 +1136,8 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
             c.n_fresh += 1
             c.n_waiting += 1
             c.active_milli += S.jobs[row].milli
+            stir(S)
+        if relax_s <= time_s:
             stir(S)
         if c.decide_s <= time_s:
             if not room_to_log(S):

@@ -19,7 +19,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from trainmaster.cluster.cluster import Cluster
 from trainmaster.engine import kernels
@@ -76,7 +76,22 @@ def _never(jobs, rows, n, now_s, params, shared, per_job):  # type: ignore[no-un
 
 @cache
 def _compiled(function: Callable[..., Any], signature: Any) -> Any:
-    return njit(signature, cache=True)(function)
+    return Handle(njit(signature, cache=True)(function), signature)
+
+
+class Handle(types.WrapperAddressProtocol):
+    """A compiled function whose address is looked up once, not at each of the thousand calls that hand it over."""
+
+    def __init__(self, dispatcher: Any, signature: Any) -> None:
+        compiled = dispatcher.get_compile_result(signature)
+        self.address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+        self.of, self.kind = dispatcher, signature
+
+    def __wrapper_address__(self) -> int:
+        return int(self.address)
+
+    def signature(self) -> Any:
+        return self.kind
 
 
 class Simulation:
@@ -152,6 +167,12 @@ class Simulation:
             S.jobs["alone_rate"] = np.maximum(rates.max(axis=1), 1e-300)
         if isinstance(self.policy, ListPolicy) and (offered := self.policy.not_before_s(jobs)) is not None:
             S.jobs["arrive_s"] = np.maximum(jobs.eligible_s, offered)
+        if isinstance(self.policy, ListPolicy) and (wanted := self.policy.locality(jobs, fewest_nodes(jobs, self.cluster))) is not None:
+            near, patience_s = wanted
+            waits = (jobs.gpu_milli > GPU_MILLI) & (near > 0)
+            S.jobs["near_nodes"] = np.where(jobs.max_nodes > 0, np.minimum(near, jobs.max_nodes), near)
+            S.jobs["near_until_s"] = np.where(waits, S.jobs["arrive_s"] + patience_s, -np.inf)
+            self.clock["local"], self.clock["simple"] = 1, 0
         self._find_unschedulable()
         rows = np.flatnonzero(self.outcome == UNFINISHED).astype(np.int32)
         arrivals = rows[np.argsort(S.jobs["arrive_s"][rows], kind="stable")]
@@ -330,16 +351,13 @@ class Simulation:
         if self.key is not None and type(policy).rank is ListPolicy.rank:
             rows, keys = self._rank_by_key(policy)
         else:
-            view = self.view()
-            keys = np.asarray(policy.rank(view, self.memory), np.float64)
-            if (limits := policy.max_nodes(view)) is not None:
-                S.jobs["max_nodes"][rows] = limits
+            keys = np.asarray(policy.rank(self.view(), self.memory), np.float64)
         keys = keys[:, None] if keys.ndim == 1 else keys
         if len(keys) and np.isnan(keys).any():
             raise InputError(f"--policy: {policy.name} ranked job {self.jobs.id[rows[int(np.isnan(keys).any(axis=1).argmax())]]} as NaN")
         with_held = bool(policy.preemptive or clock["quotas"])
-        S.keys[rows, 1] = keys[:, 0]
         order = np.lexsort((rows, *keys.T[::-1], S.keys[rows, 0]))
+        S.keys[rows[order], 1] = np.where(keys[order, 0] == np.inf, np.inf, np.arange(len(order)))
         if not with_held:
             order = order[S.jobs["running"][rows[order]] == 0]
         S.walk[: len(order)] = rows[order]

@@ -56,8 +56,9 @@ JOB = np.dtype(
         ("served_mark_s", "f8"),  # served_s at the last start: checkpoints count from there
         ("start_s", "f8"),
         ("finish_s", "f8"),
-        ("excluded", "i8"),  # the decision in which no room was found for it (orders ranked in Python)
         ("max_nodes", "i4"),
+        ("near_nodes", "i4"),  # and before near_until_s it waits for so few
+        ("near_until_s", "f8"),
         ("preemptions", "i4"),
         ("migrations", "i4"),
         ("resizes", "i4"),
@@ -93,7 +94,8 @@ CLASS = np.dtype(
         ("component", "i4"),  # classes that compete for the same nodes
         ("offset", "i4"),  # its waiting jobs are a heap at waiting[offset : offset + size]
         ("size", "i4"),
-        ("excluded", "i8"),  # the decision in which no room was found for one of it
+        ("excluded", "i8"),  # the decision in which no room was found for one of it,
+        ("excluded_from", "i4"),  # and the first in order of which that is true
         ("short_milli", "i8"),
         ("verdict", "i1"),
         ("plain", "i1"),  # whole GPUs and nothing else: nodes differ only in how many are free
@@ -165,6 +167,7 @@ CLOCK = np.dtype(
         ("pause_at", "i8"),  # return to the caller at this decision (progress)
         ("heap", "i8"),
         ("arrived", "i8"),
+        ("relaxed", "i8"),  # of those arrived, so many have given up on locality
         ("n_fresh", "i8"),
         ("n_running", "i8"),
         ("n_rated", "i8"),
@@ -185,6 +188,7 @@ CLOCK = np.dtype(
         ("broken", "i8"),  # row of a job that broke an invariant, -1 = none
         ("preemptive", "i1"),
         ("blocking", "i1"),
+        ("local", "i1"),  # gangs wait for locality
         ("keeps_count", "i1"),  # a job that cannot be placed keeps its count (Lucid's quota)
         ("stateful", "i1"),  # the key must see every wake-up, jobs waiting or not
         ("quotas", "i1"),

@@ -24,8 +24,9 @@ those whose start is now start. No start moves back while no job holds longer th
 no later than they did, so at an instant after this one's old start they hold GPUs only where they did in the old plan, and the
 old start still fits. (Planning in order of submission would break promises: who moves forward may take a hole already promised.)
 
-Each pool of nodes (those of one type, or a queue's own) is planned by itself: a job that may use several takes the first where it
-can start now, else waits for the one where it could start first. Under EASY every pool has a head and a reservation of its own.
+Each pool of nodes (those of one type, or a queue's own) is planned by itself. A job that may use several takes the first where it
+can start now, else waits for the one where it could start first: under EASY, where every pool has a head and a reservation of
+its own, until the next decision; under conservative for good, as a promise is a time and a pool.
 GPUs are counted, not nodes: a job that fits in number but finds no node is passed over (`fragmented`) and tried again.
 """
 
@@ -46,7 +47,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
-    estimate: str = "limit"  # limit | a column of the trace | oracle: the true run times, and then it cheats
+    estimate: str = "limit"  # limit | predicted | a column of the trace | oracle: the true run times; then it cheats
 
 
 class Backfill(Policy[Params]):
@@ -72,16 +73,19 @@ class EasyBackfill(Backfill):
 @policy(name="conservative-backfill", paper="Mu'alem and Feitelson, IEEE TPDS 2001", params=Params)
 class ConservativeBackfill(Backfill):
     def start_memory(self, jobs: int) -> Memory:
-        return {"start_s": np.full(jobs, np.inf)}  # by seq: the start planned for a waiting job
+        return {"start_s": np.full(jobs, np.inf), "pool": np.full(jobs, -1)}  # by seq: what a waiting job is promised
 
     def decide(self, view: View, memory: Memory) -> Decision:
         waiting = in_order(view)
         if not len(waiting):
             return Decision()
         waiting = waiting[np.argsort(memory["start_s"][view.jobs.seq[waiting]], kind="stable")]
-        free_milli, *running = supply(view)
-        start_s, pool = compiled_plan()(view.now_s, free_milli, *running, *demand(view, waiting, self.name))
-        memory["start_s"][view.jobs.seq[waiting]] = start_s
+        seq, (free_milli, *running) = view.jobs.seq[waiting], supply(view)
+        need_milli, limit_s, options = demand(view, waiting, self.name)
+        promised = np.isfinite(memory["start_s"][seq])
+        options[promised, 0], options[promised, 1:] = memory["pool"][seq[promised]], -1
+        start_s, pool = compiled_plan()(view.now_s, free_milli, *running, need_milli, limit_s, options)
+        memory["start_s"][seq], memory["pool"][seq] = start_s, pool
         return start(view, waiting, np.where(start_s == view.now_s, pool, -1), free_milli)
 
 
@@ -123,7 +127,8 @@ def demand(view: View, waiting: Array, name: str) -> tuple[Ints, Floats, Ints]:
         raise ParamError(f"--policy: {name} plans each pool of nodes by itself; job {job} may spread over nodes of its queue and open ones")
     # the true work leaves out the restart cost, a limit does not
     limit_s = view.oracle.remaining_s + jobs.state["restart_s"] if jobs.estimates is None else jobs.remaining_s
-    return np.ascontiguousarray(jobs.state["milli"][waiting]), np.ascontiguousarray(limit_s[waiting]), options
+    limit_s = np.maximum(limit_s[waiting], np.spacing(view.now_s))  # an estimate of nothing still takes an instant
+    return np.ascontiguousarray(jobs.state["milli"][waiting]), limit_s, options
 
 
 def types_of_pools(view: View) -> Array:

@@ -401,8 +401,8 @@ class ListPolicy(Policy[P]):
         """Offer no job to the walk before this time; None = from its eligible time on."""
         return None
 
-    def max_nodes(self, view: View) -> NDArray[np.int32] | None:
-        """Nodes an active job may span now; 0 = any number, None = as the job says."""
+    def locality(self, jobs: JobTable, fewest_nodes: NDArray[np.int64]) -> tuple[NDArray[np.int64], float] | None:
+        """(nodes, patience in seconds): a gang waits for so few nodes that long after it arrived; then it takes any it may."""
         return None
 
 

@@ -18,7 +18,7 @@ from trainmaster.workload.jobs import JobTable
 
 
 @key_function
-def by_offer(jobs, rows, n, now_s, params, shared, per_job, out):  # type: ignore[no-untyped-def]
+def by_offer(jobs, rows, n, now_s, params, shared, per_job, out):
     for i in range(n):
         out[i, 0] = jobs[rows[i]].arrive_s
         out[i, 1] = 0.0
@@ -39,9 +39,10 @@ class Recorded(ListPolicy[NoParams]):
     def notes(self, jobs: JobTable, start_s: Floats) -> list[str]:
         """How far the replay is from the record."""
         recorded, early = ~np.isnan(jobs.recorded_start_s), jobs.recorded_start_s < jobs.eligible_s
-        late_s = (start_s - self.not_before_s(jobs))[recorded & ~np.isnan(start_s)] if len(jobs) else np.zeros(0)
-        late_s = late_s[late_s > 0]
-        said = f"recorded: {len(late_s):,} of {int(recorded.sum()):,} jobs did not find their GPUs free at their recorded start"
+        ran = np.flatnonzero(recorded & ~np.isnan(start_s))
+        behind_s = start_s[ran] - np.fmax(jobs.recorded_start_s, jobs.eligible_s)[ran]
+        late_s = behind_s[behind_s > 0]
+        said = f"recorded: {len(late_s):,} of {len(ran):,} jobs did not find their GPUs free at their recorded start"
         if len(late_s):
             said += f", and started later by {late_s.mean():,.0f} s on average, {late_s.max():,.0f} s at most"
         lines = [said]

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainmaster.policies.base import Array, Floats, ListPolicy, Memory, View, check, policy
+from trainmaster.policies.base import ListPolicy, check, policy
+from trainmaster.policies.fifo import by_submission
+from trainmaster.workload.jobs import JobTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,30 +35,7 @@ class Params:
 @policy(name="yarn-capacity", paper="Jeon et al., USENIX ATC 2019", params=Params)
 class YarnCapacity(ListPolicy[Params]):
     preemptive = False
+    key = by_submission
 
-    def rank(self, view: View, memory: Memory) -> Array:
-        return view.jobs.submit_s
-
-    def max_nodes(self, view: View) -> NDArray[np.int32]:
-        own = view.jobs.table.max_nodes[view.jobs.row]
-        few = fewest_nodes(view)
-        patient = self.patient_until_s(view) > view.now_s
-        return np.where(patient, np.where(own > 0, np.minimum(own, few), few), own).astype(np.int32)
-
-    def next_wakeup_s(self, view: View, memory: Memory) -> float:
-        """The next waiting gang that would then take any nodes."""
-        until_s = self.patient_until_s(view)
-        return float(np.min(until_s[~view.jobs.running & (until_s > view.now_s)], initial=np.inf))
-
-    def patient_until_s(self, view: View) -> Floats:
-        """Gangs of one GPU or less have nothing to wait for."""
-        return np.where(view.jobs.gpus > 1, view.jobs.eligible_s + self.params.locality_wait_s, -np.inf)
-
-
-def fewest_nodes(view: View) -> NDArray[np.int64]:
-    """How many of the largest nodes open to it each gang needs, by the nodes that are up."""
-    pools, nodes = view.jobs.pools, view.nodes
-    largest = np.zeros(int(nodes.pool.max()) + 1, np.int64)
-    np.maximum.at(largest, nodes.pool, np.where(nodes.up, nodes.gpus, 0))
-    per_node = np.where(pools >= 0, largest[pools], 0).max(axis=1)
-    return np.ceil(view.jobs.gpus / np.maximum(per_node, 1)).astype(np.int64)
+    def locality(self, jobs: JobTable, fewest_nodes: NDArray[np.int64]) -> tuple[NDArray[np.int64], float]:
+        return fewest_nodes, self.params.locality_wait_s
