@@ -42,11 +42,11 @@ class Recorded(ListPolicy[NoParams]):
         ran = np.flatnonzero(recorded & ~np.isnan(start_s))
         behind_s = start_s[ran] - np.fmax(jobs.recorded_start_s, jobs.eligible_s)[ran]
         late_s = behind_s[behind_s > 0]
-        said = f"recorded: {len(late_s):,} of {len(ran):,} jobs did not find their GPUs free at their recorded start"
+        said = f"{len(late_s):,} of {len(ran):,} jobs did not find their GPUs free at their recorded start"
         if len(late_s):
             said += f", and started later by {late_s.mean():,.0f} s on average, {late_s.max():,.0f} s at most"
         lines = [said]
         for which, what in ((early, "were recorded as started before they were eligible"), (~recorded, "have no recorded start")):
             if which.any():
-                lines.append(f"recorded: {int(which.sum()):,} jobs {what}; they start when eligible")
+                lines.append(f"{int(which.sum()):,} jobs {what}; they start when eligible")
         return lines
