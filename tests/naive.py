@@ -166,7 +166,7 @@ class ByLists(Order):
         wake_s = math.inf
         for level, limit in enumerate(self.params.limits_gpu_s):
             for job in self.lists[level]:
-                if job.running:
+                if job.running and job.milli:
                     crossing_s = now_s + (limit - job.attained_gpu_s(now_s)) / (job.milli / 1000)
                     wake_s = min(wake_s, max(crossing_s, math.nextafter(now_s, math.inf)))  # two limits crossed: one list a decision
         return wake_s
@@ -313,6 +313,7 @@ class Naive:
         self.changes: list[tuple[float, int, bool]] = []
         self.log: list[tuple[Record, Holding]] = []
         self.decide_s = math.inf
+        self.stuck = False  # the last decision left nobody running
 
     @property
     def up(self) -> set[int]:
@@ -331,7 +332,7 @@ class Naive:
         while self.active("future", "waiting", "running"):
             now_s = min(self.decide_s, *(job.arrive_s for job in self.active("future")), *(job.due_s() for job in self.active("running")),
                         *(event[0] for event in self.outside[:1]), math.inf)  # fmt: skip
-            if now_s == math.inf:
+            if now_s == math.inf or (self.stuck and not self.active("future", "running") and not self.outside):
                 break
             self.advance(now_s)
         fates = [Fate(j.id, j.milli, j.submit_s, j.start_s, j.finish_s, j.preemptions, j.failures) for j in self.jobs]
@@ -353,11 +354,13 @@ class Naive:
         if self.decide_s <= now_s:
             self.decide_s = math.inf
             self.decide(now_s)
+            self.stuck = not self.active("running")
 
     def stir(self, now_s: float) -> None:
         """Decide at once, or at the first kR from here on, k >= 1."""
         if self.round_s:
             now_s = self.round_s * max(1, math.ceil(now_s / self.round_s))
+        self.stuck = False
         self.decide_s = min(self.decide_s, now_s)
 
     def change_node(self, now_s: float, node: int, fact: str, value: bool) -> None:
@@ -504,13 +507,16 @@ class Naive:
         return self.cluster.nodes[node].type, tuple(sorted(self.cluster.nodes[node].queues))
 
     def pools(self, up: set[int]) -> dict[tuple[str, tuple[str, ...]], list[int]]:
-        everywhere = range(len(self.cluster.nodes))
-        return {self.pool_of(node): [other for other in up if self.pool_of(other) == self.pool_of(node)] for node in everywhere}
+        pools: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+        for node in range(len(self.cluster.nodes)):
+            pools.setdefault(self.pool_of(node), []).extend([node] if node in up else [])
+        return pools
 
     def usable_pools(self, job: Record, pools: Iterable[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:
         """Own nodes of its queue before open ones; types in the order it accepts them."""
         mine = [pool for pool in pools if (not job.accepts or pool[0] in ("", *job.accepts)) and (not pool[1] or job.queue in pool[1])]
-        return sorted(mine, key=lambda pool: (job.accepts.index(pool[0]) if pool[0] in job.accepts else -1, not pool[1]))
+        types = [node.type for node in self.cluster.nodes]
+        return sorted(mine, key=lambda pool: (job.accepts.index(pool[0]) if pool[0] in job.accepts else -1, types.index(pool[0]), not pool[1]))
 
     def pools_by_type(self, job: Record) -> list[list[tuple[str, tuple[str, ...]]]]:
         mine = self.usable_pools(job, self.pools(self.up))

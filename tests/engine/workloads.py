@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,9 @@ WORK = st.integers(1, 80).map(float) | st.floats(0.5, 80)
 GANGS = st.sampled_from([1, 1, 1, 2, 2, 3, 4])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
-    """One run, whole: its repr is a failing example that can be pasted into a test."""
+    """One run, whole."""
 
     jobs: Sequence[Job]
     on: Cluster
@@ -34,8 +34,19 @@ class Case:
     restart_cost_s: float = 0.0
     setup: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """A failing example on one screen: only what differs from the defaults."""
+        jobs = "".join(f"\n    {brief(each)}," for each in self.jobs)
+        nodes, queues = [brief(node) for node in self.on.nodes], {name: brief(spec) for name, spec in self.on.queues.items()}
+        return f"{self.policy} {self.params} {self.setup} restart {self.restart_cost_s}\n  {nodes} {queues} {self.on.timeline}{jobs}"
+
     def simulate(self, **changes: Any) -> Schedule:
         return simulate(self.jobs, self.on, policy(self.policy, **self.params), self.restart_cost_s, **(self.setup | changes))
+
+
+def brief(record: Any) -> str:
+    said = {f.name: getattr(record, f.name) for f in fields(record) if getattr(record, f.name) != f.default}
+    return f"{type(record).__name__}({', '.join(f'{name}={value!r}' for name, value in said.items())})"
 
 
 @st.composite
@@ -45,8 +56,9 @@ def workloads(draw: st.DrawFn, most: int = 20, *, gangs: st.SearchStrategy[Any] 
     jobs = []
     for number in range(draw(st.integers(1, most))):
         more = {name: value for name, strategy in columns.items() if (value := draw(strategy)) is not None}
-        more = more.pop("demand", {}) | more
-        jobs.append(job(f"j{number}", draw(times), more.pop("gpus", None) or draw(gangs) if "gpus" not in more else 0, draw(work), **more))
+        if more.pop("cpus_alone", False):
+            more |= {"gpus": 0, "cpus": more.get("cpus") or 2.0}
+        jobs.append(job(f"j{number}", draw(times), more.pop("gpus", draw(gangs)), draw(work), **more))
     return jobs
 
 
@@ -109,7 +121,7 @@ def of_many_kinds() -> st.SearchStrategy[list[Job]]:
         accepts=st.sampled_from([(), (), ("v100",), ("t4", "v100")]),
         queue=st.sampled_from([None, "a", "b"]),
         max_nodes=st.sampled_from([None, None, 1]),
-        demand=st.sampled_from([{}, {}, {}, {"gpus": 0, "cpus": 2.0}]),
+        cpus_alone=st.sampled_from([False, False, False, True]),
     )
 
 
@@ -117,9 +129,14 @@ def of_many_kinds() -> st.SearchStrategy[list[Job]]:
 def of_many_nodes(draw: st.DrawFn) -> Cluster:
     """Types, declared CPUs and memory, pooled nodes, nodes of a queue."""
     node = st.builds(
-        Node, gpus=st.sampled_from([1, 2, 4]), type=st.sampled_from(["", "v100", "t4"]), cpus=st.sampled_from([None, 8.0, 12.0]),
-        memory_gib=st.sampled_from([None, 32.0]), queues=st.sampled_from([(), (), (), ("a",), ("a", "b")]), pooled=st.sampled_from([False, False, True]),
-    )  # fmt: skip
+        Node,
+        gpus=st.sampled_from([1, 2, 4]),
+        type=st.sampled_from(["", "v100", "t4"]),
+        cpus=st.sampled_from([None, 8.0, 12.0]),
+        memory_gib=st.sampled_from([None, 32.0]),
+        queues=st.sampled_from([(), (), (), ("a",), ("a", "b")]),
+        pooled=st.sampled_from([False, False, True]),
+    )
     return Cluster.of(draw(st.lists(node, min_size=1, max_size=4)))
 
 

@@ -14,7 +14,7 @@ def test_every_job_starts_when_it_did_at_no_restart_cost():
 
     assert run.held("a") == [(5, 15)]
     assert run.held("b") == [(15, 25)]  # idle GPUs from 1 to 5 are left idle, as they were
-    assert run.result.notes == ("recorded: 0 of 2 jobs did not find their GPUs free at their recorded start",)
+    assert run.result.notes == ("0 of 2 jobs did not find their GPUs free at their recorded start",)
 
 
 def test_a_job_whose_gpus_are_not_free_starts_as_soon_as_they_are():
@@ -31,7 +31,7 @@ def test_a_job_whose_gpus_are_not_free_starts_as_soon_as_they_are():
     assert run.held("late") == [(10, 20)]
     assert run.held("last") == [(30, 31)]
     assert run.result.notes == (
-        "recorded: 1 of 4 jobs did not find their GPUs free at their recorded start, and started later by 6 s on average, 6 s at most",
+        "1 of 4 jobs did not find their GPUs free at their recorded start, and started later by 6 s on average, 6 s at most",
     )
 
 
@@ -62,8 +62,8 @@ def test_a_job_without_a_record_or_with_one_before_its_submission_starts_when_el
     assert run.held("before") == [(5, 15)]
     assert run.held("held-back") == [(20, 30)]
     assert run.result.notes[1:] == (
-        "recorded: 2 jobs were recorded as started before they were eligible; they start when eligible",
-        "recorded: 1 jobs have no recorded start; they start when eligible",
+        "2 jobs were recorded as started before they were eligible; they start when eligible",
+        "1 jobs have no recorded start; they start when eligible",
     )
 
 

@@ -3,6 +3,8 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schedules import job, simulate
 from trainmaster.cluster.cluster import Cluster, Node, QueueSpec
@@ -85,3 +87,12 @@ def test_a_queue_within_its_quota_gets_its_gpus_back_from_borrowers():
 def test_a_negative_wait_is_refused():
     with pytest.raises(ParamError, match="locality_wait_s must be 0 or more, not -1"):
         YarnCapacity(locality_wait_s=-1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(1, 8), st.integers(1, 60), st.integers(0, 1)), min_size=1, max_size=20))
+def test_the_compiled_walk_waits_as_the_interpreted_one_does(drawn):
+    jobs = [job(f"j{i}", submit_s, gpus, work_s, priority=priority) for i, (submit_s, gpus, work_s, priority) in enumerate(drawn)]
+
+    compiled, interpreted = (simulate(jobs, "3x4", YarnCapacity(locality_wait_s=25), interpreted=which) for which in (False, True))
+
+    assert compiled.allocations_csv() == interpreted.allocations_csv()

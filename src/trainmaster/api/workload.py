@@ -122,6 +122,8 @@ def _loaded(request: Request, profiles: Profiles) -> Loaded:
     if cluster is None:
         raise ClusterError(f"{trace.path}: does not say what cluster it ran on; give one with --cluster, e.g. --cluster 16x4:v100")
     skipped, jobs, notes = Counter(trace.skipped), trace.jobs, []
+    if cluster is trace.cluster and trace.cluster_note:
+        notes.append(trace.cluster_note)
     cpu_only = jobs.gpu_milli == 0
     if cpu_only.any() and not cluster.declares_cpus:
         skipped[CPU_ONLY] += int(cpu_only.sum())

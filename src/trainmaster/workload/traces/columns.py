@@ -138,7 +138,7 @@ class Columns:
         return TraceError(f"{where}: {name}: {problem}")
 
     def trace(self, format: str, *, ids: str | None = None, dated: bool = False, zero_unix_s: float | None = None,
-              cluster: Cluster | None = None, accepts: Sequence[tuple[str, ...]] | None = None,
+              cluster: Cluster | None = None, cluster_note: str = "", accepts: Sequence[tuple[str, ...]] | None = None,
               estimates: Mapping[str, Floats] | None = None, **columns: Any) -> Trace:
         """The kept rows as a Trace; `columns` are those of `JobTable.build`, None for one that the file has not.
 
@@ -162,7 +162,8 @@ class Columns:
             )
         except InputError as error:
             raise TraceError(f"{self.path}: {error}") from None
-        return Trace(jobs=jobs, format=format, path=self.path, skipped=self.skipped, cluster=cluster, zero_unix_s=zero_unix_s)
+        return Trace(jobs=jobs, format=format, path=self.path, skipped=self.skipped, cluster=cluster, cluster_note=cluster_note,
+                     zero_unix_s=zero_unix_s)
 
     def _ids(self, name: str | None, kept: NDArray[np.int64]) -> NDArray[np.object_]:
         text = None if name is None else self._text(name)

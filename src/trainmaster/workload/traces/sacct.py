@@ -7,8 +7,8 @@ becomes   Submit -> submit_s (dated);  GPUs of AllocTRES, else of ReqTRES (gres/
           a type asked for (gres/gpu:TYPE in ReqTRES; in AllocTRES only where the file has no ReqTRES) -> accepts
 skipped   job step (id with a dot: -X was forgotten);  never started (no Start);  still running (no End, or a state that is
           not an end);  zero-length;  asks for nothing (no GPU, no CPU)
-absent    model. NNodes and NodeList say where a job ran then, not what it needs: not read. A UNLIMITED or Partition_Limit
-          time limit is absent.
+cluster   with NodeList: the nodes that jobs were seen on, each with the most GPUs its jobs held at once (`cluster/seen.py`)
+absent    model. A UNLIMITED or Partition_Limit time limit is absent.
 
 Times are as Slurm prints them, read as UTC: a night on which clocks change is an hour off. Unix times (SLURM_TIME_FORMAT=%s)
 have no such night.
@@ -17,6 +17,9 @@ have no such night.
 import numpy as np
 import polars as pl
 
+from trainmaster.cluster.cluster import Cluster
+from trainmaster.cluster.seen import cluster_seen
+from trainmaster.workload.jobs import Floats
 from trainmaster.workload.traces.columns import MOST_GPUS, Columns, Mask
 from trainmaster.workload.traces.source import Head, Source
 from trainmaster.workload.traces.trace import Trace
@@ -26,6 +29,7 @@ COMMAND = (
     "sacct -a -X -P -S 2024-01-01 -o JobIDRaw,User,Account,Partition,QOS,Submit,Eligible,Start,End,ElapsedRaw,TimelimitRaw,"
     "State,NNodes,NodeList,ReqTRES,AllocTRES"
 )
+SEEN = "the cluster is what its jobs were seen to use: {nodes:,} nodes, {gpus:,} GPUs; --cluster gives the real one"
 COLUMNS = ("Submit",)
 TRES = ("AllocTRES", "ReqTRES")
 ITS_OWN = {"Submit", "Eligible", "Start", "End", "ElapsedRaw", "TimelimitRaw", "State", "JobID", "JobIDRaw", "Partition", *TRES}
@@ -62,8 +66,11 @@ def read(source: Source) -> Trace:
     rows.skip(work_s == 0, "zero-length")
     rows.refuse(gpus.to_numpy() > MOST_GPUS, allocated.name, "asks for too many GPUs")
     rows.skip_empty(gpus.to_numpy(), cpus)
+    cluster = _cluster(rows, gpus, allocated, start_s, np.where(np.isnan(end_s), start_s + work_s, end_s))
     return rows.trace(
         FORMAT,
+        cluster=cluster,
+        cluster_note=SEEN.format(nodes=len(cluster.nodes), gpus=cluster.gpus) if cluster else "",
         ids=ids,
         dated=True,
         submit_s=rows.timestamps("Submit"),
@@ -81,6 +88,13 @@ def read(source: Source) -> Trace:
         recorded_start_s=start_s,
         recorded_end_s=end_s,
     )
+
+
+def _cluster(rows: Columns, gpus: pl.Series, allocated: pl.Series, start_s: Floats, end_s: Floats) -> Cluster | None:
+    if not rows.has("NodeList"):
+        return None
+    kinds = allocated.str.extract(r"(?:^|,)gres/gpu:([^=,]+)=")
+    return cluster_seen(rows.frame["NodeList"].fill_null(""), gpus.to_numpy(), kinds, start_s, end_s)
 
 
 def _rows(source: Source) -> Columns:

@@ -21,4 +21,5 @@ class Trace:
     path: str
     skipped: Counter[str] = field(default_factory=Counter)  # reason -> rows
     cluster: Cluster | None = None  # where the file itself says what it ran on
+    cluster_note: str = ""  # what to know of that cluster, if it is used
     zero_unix_s: float | None = None  # Unix time of second 0; times without a zone are read as UTC
