@@ -59,5 +59,5 @@ def test_jobs_that_could_not_run_and_notes_are_said_and_cannot_control_the_termi
     )
     shown = text([summarize(result)])
 
-    assert "can never fit this cluster: 1 jobs under fifo" in shown
+    assert "can never fit this cluster: 1 job under fifo" in shown
     assert "fifo: x�[2J" in shown

@@ -113,6 +113,7 @@ class Simulation:
             raise ParamError(f"--policy: {policy.name} plans the whole cluster and knows no quotas; leave `queues` out of the cluster file")
         self.jobs = jobs = self._consolidate(jobs)
         self.types = cluster.types
+        self.node_types = np.array([node.type for node in cluster.nodes], object)
         rates = model.rates_by_type(jobs, self.types)
         self.state = build_state(jobs, cluster, rates, self.types)
         self.clock = self.state.clock[0]
@@ -408,8 +409,7 @@ class Simulation:
         self._refresh(rows)
         state = S.jobs[rows]
         state.flags.writeable = False
-        types = np.array([node.type for node in self.cluster.nodes], object)
-        up = S.nodes["up"] == 1
+        types, up = self.node_types, S.nodes["up"] == 1
         free = S.nodes["free_milli"] / GPU_MILLI
         estimates = None if self.estimates is None else self.estimates[rows]
         jobs = ActiveJobs(rows, self.jobs, state, estimates, S.class_pools[state["klass"], :-1])
@@ -553,9 +553,8 @@ class Simulation:
         last = np.full(len(jobs), -1, np.int64)
         last[allocations.job] = np.arange(n)
         ran = last >= 0
-        node_types = np.array([node.type for node in self.cluster.nodes], object)
         gpu_type, nodes = np.full(len(jobs), "", object), np.zeros(len(jobs), np.int32)
-        gpu_type[ran] = node_types[allocations.node[allocations.offset[last[ran]]]]
+        gpu_type[ran] = self.node_types[allocations.node[allocations.offset[last[ran]]]]
         nodes[ran] = (allocations.offset[1:] - allocations.offset[:-1])[last[ran]]
         capacity_s, capacity_gpus = map(np.array, zip(*self.capacity_log, strict=True))
         with np.errstate(invalid="ignore"):

@@ -6,7 +6,7 @@
 
 from dataclasses import dataclass
 
-from trainmaster.policies.base import ListPolicy, NoParams, key_function, policy
+from trainmaster.policies.base import ListPolicy, key_function, policy
 
 
 @key_function
@@ -22,13 +22,18 @@ class Params:
     blocking: bool = True  # false: pass over what does not fit (that is fifo-greedy)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GreedyParams:
+    blocking: bool = False  # true: stop at the first job that does not fit (that is fifo)
+
+
 @policy(name="fifo", paper="first come, first served", params=Params)
 class Fifo(ListPolicy[Params]):
     preemptive = False
     key = by_submission
 
 
-@policy(name="fifo-greedy", paper="first come, first served, passing over what does not fit", params=NoParams)
-class FifoGreedy(ListPolicy[NoParams]):
+@policy(name="fifo-greedy", paper="first come, first served, passing over what does not fit", params=GreedyParams)
+class FifoGreedy(ListPolicy[GreedyParams]):
     preemptive = False
     key = by_submission

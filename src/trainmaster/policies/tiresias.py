@@ -52,6 +52,7 @@ BIBTEX = """@inproceedings{tiresias,
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LasParams:
     quantum_s: float = 600.0  # between two of these, a running job is displaced only by arrivals with less
+    blocking: bool = False  # stop at the first job that does not fit
 
     def __post_init__(self) -> None:
         check(self.quantum_s > 0, f"quantum_s must be above 0, not {self.quantum_s:g}")
@@ -106,6 +107,7 @@ class Params:
     limits_gpu_s: tuple[float, ...] = (11_520.0,)  # level k holds W < limits_gpu_s[k]; the last is open
     lists: bool = False  # levels are lists in which jobs keep their place (the artifacts), instead of submission order
     running_ahead: bool = True  # with lists: after each walk running jobs move ahead of waiting ones of their level
+    blocking: bool = False  # stop at the first job that does not fit
 
     def __post_init__(self) -> None:
         ascending = all(a < b for a, b in zip(self.limits_gpu_s, self.limits_gpu_s[1:], strict=False))

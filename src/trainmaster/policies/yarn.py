@@ -27,6 +27,7 @@ from trainmaster.workload.jobs import JobTable
 class Params:
     # Our choice: the paper says that locality is relaxed with retries, and gives no time that we could confirm.
     locality_wait_s: float = 300.0  # 0 = never wait; inf = never relax
+    blocking: bool = False  # stop at the first job that does not fit
 
     def __post_init__(self) -> None:
         check(self.locality_wait_s >= 0, f"locality_wait_s must be 0 or more, not {self.locality_wait_s:g}")

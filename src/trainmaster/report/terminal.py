@@ -15,26 +15,27 @@ from trainmaster.metrics.summary import Summary
 from trainmaster.report.comparison import COLUMNS, Row, compare
 from trainmaster.report.palette import looks
 
-SHOWN = (
-    "avg_jct_s", "median_jct_s", "p99_jct_s", "avg_queue_s", "makespan_s", "gpu_utilization", "preemptions",
-)  # fmt: skip  # what 100 columns hold
+# What fits 100 columns; a narrower terminal does without the last ones.
+SHOWN = ("avg_jct_s", "median_jct_s", "avg_queue_s", "gpu_utilization", "p99_jct_s", "makespan_s", "preemptions")
+COLUMN_WIDTH, POLICY_WIDTH = 11, 23
 
 
 def text(runs: Sequence[Summary], *, width: int = 100, color: bool = False) -> str:
     """What `simulate` prints, as a string of lines no longer than `width`."""
     console = Console(file=io.StringIO(), width=width, force_terminal=color, color_system="truecolor" if color else None, highlight=False)
     with console.capture() as captured:
-        console.print(renderable(runs))
+        console.print(renderable(runs, width))
     return captured.get()
 
 
-def renderable(runs: Sequence[Summary]) -> RenderableType:
+def renderable(runs: Sequence[Summary], width: int = 100) -> RenderableType:
     rows = compare(runs)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column()  # the policy's colour
     table.add_column("policy", overflow="fold")
     table.add_column("jobs", justify="right")
-    shown = [index for index, column in enumerate(COLUMNS) if column.field in SHOWN]
+    affordable = SHOWN[: max(3, (width - POLICY_WIDTH) // COLUMN_WIDTH)]
+    shown = [index for index, column in enumerate(COLUMNS) if column.field in affordable]
     for index in shown:
         table.add_column(COLUMNS[index].head, justify="right")
     finished = {run["label"]: run["finished"] for run in reversed(runs)}
@@ -63,7 +64,8 @@ def _remarks(runs: Sequence[Summary], rows: Sequence[Row]) -> list[Text]:
     for state, words in (("unschedulable", "can never fit this cluster"), ("rejected", "were rejected"), ("unfinished", "did not finish")):
         counts = {run["label"]: run[state] for run in runs if run[state]}
         if counts:
-            remarks.append(f"{words}: " + ", ".join(f"{number(count)} jobs under {label}" for label, count in counts.items()))
+            told = (f"{number(count)} {'job' if count == 1 else 'jobs'} under {label}" for label, count in counts.items())
+            remarks.append(f"{words}: {', '.join(told)}")
     remarks += dict.fromkeys(f"{run['label']}: {note}" for run in runs for note in run["notes"])
     return [Text(_printable(remark), style="dim") for remark in remarks]
 
