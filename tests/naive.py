@@ -34,6 +34,7 @@ class Record:
     priority: float
     pinned: bool
     left_s: float  # at held_since_s
+    counted_on: str = ""  # the type, in the present walk
     state: str = "future"
     new: bool = True
     parts: list[tuple[int, int, int, int, int]] = field(default_factory=list)  # node, milli, shared GPU or -1, CPUs, memory
@@ -324,8 +325,9 @@ class Naive:
 
     def run(self) -> Schedule:
         for job in self.jobs:  # what the whole cluster, empty, cannot hold
-            everything = Ledger(self.cluster, set(range(len(self.cluster.nodes))), ())
-            fits = any(everything.place(job, nodes, packed) for nodes in self.nodes_by_type(job, set(range(len(self.cluster.nodes)))))
+            all_nodes = set(range(len(self.cluster.nodes)))
+            everything = Ledger(self.cluster, all_nodes, ())
+            fits = any(everything.place(job, nodes, packed) for nodes in self.nodes_by_type(job, all_nodes).values())
             queue = self.cluster.queues.get(job.queue or "")
             guaranteed = queue is None or queue.quota_gpus is None or queue.borrow or job.milli <= queue.quota_gpus * 1000
             job.parts, job.state = [], "future" if fits and guaranteed else "unschedulable"
@@ -401,13 +403,33 @@ class Naive:
         active = self.active()
         self.order.begin(active, now_s)
         order = sorted(active, key=lambda job: (-job.priority, *self.order.key(job, now_s), job.row))
-        passed_over: set[Record] = set()  # no nodes were found for them; none are sought for jobs behind that ask the same
-        while (failed := self.carry_out(self.choose_jobs(order, passed_over), now_s)) is not None:
-            passed_over |= {job for job in order[order.index(failed) :] if not job.running and self.demand(job) == self.demand(failed)}
+        if self.order.preemptive or self.cluster.queues:
+            self.rearrange(order, now_s)
+        else:
+            self.fill(order, now_s)
         for job in active:
             job.new = False
         if (wake_s := self.order.wakeup_s(self.active(), now_s)) < math.inf:
             self.stir(wake_s)
+
+    def fill(self, order: list[Record], now_s: float) -> None:
+        """Running jobs stay; waiting ones start in order where there is room."""
+        ledger = Ledger(self.cluster, self.up, self.active("running"))
+        self.blocked = []
+        for job in order:
+            mine = set(self.usable_pools(job, self.pools(self.up)))
+            if job.running or any(mine & pools for pools, _ in self.blocked):
+                continue
+            if any(ledger.place(job, nodes, self.choose) for nodes in self.nodes_by_type(job, self.up).values()):
+                self.start(job, now_s)
+            elif self.order.blocking:
+                self.blocked.append((self.competing(mine), False))
+
+    def rearrange(self, order: list[Record], now_s: float) -> None:
+        """As if nothing ran: choose by count, keep what stays, place the newcomers; who finds no nodes is passed over."""
+        passed_over: set[Record] = set()  # and with it those behind it that ask the same
+        while (failed := self.carry_out(self.choose_jobs(order, passed_over), now_s)) is not None:
+            passed_over |= {job for job in order[order.index(failed) :] if not job.running and self.demand(job) == self.demand(failed)}
 
     def demand(self, job: Record) -> Any:
         return job.milli, job.cpu_milli, job.memory_mib, job.accepts, job.queue, job.max_nodes
@@ -418,12 +440,11 @@ class Naive:
         self.used: dict[str | None, int] = {}
         self.blocked: list[tuple[set[Any], bool]] = []  # by a job that does not fit: (pools, it was running)
         chosen = [job for job in order if job.running and job.pinned]
-        quotas = bool(self.cluster.queues)
         if not self.order.preemptive:  # running jobs stay; of borrowers, those that nobody within quota needs
             held, waiting = [job for job in order if job.running], [job for job in order if not job.running]
-            stages = [(held, True), (waiting, True), (held, False), (waiting, False)] if quotas else [(held, None), (waiting, None)]
+            stages = [(held, True), (waiting, True), (held, False), (waiting, False)]
         else:
-            stages = [(order, True), (order, False)] if quotas else [(order, None)]
+            stages = [(order, True), (order, False)] if self.cluster.queues else [(order, None)]
         for job in chosen:
             self.count(job)
         for jobs, within in stages:
@@ -470,6 +491,7 @@ class Naive:
             need = {}
             for pools in self.pools_by_type(job):
                 if sum(self.capacity[pool] for pool in pools) >= job.milli:
+                    job.counted_on = pools[0][0]
                     left = job.milli
                     for pool in pools:
                         need[pool] = min(left, self.capacity[pool])
@@ -489,7 +511,8 @@ class Naive:
         newcomers = [job for job in chosen if not job.running]
         ledger = Ledger(self.cluster, self.up, [job for job in chosen if job.running])
         for job in newcomers:
-            if not any(ledger.place(job, nodes, self.choose) for nodes in self.nodes_by_type(job, self.up)):
+            nodes_by_type = sorted(self.nodes_by_type(job, self.up).items(), key=lambda group: group[0] != job.counted_on)
+            if not any(ledger.place(job, nodes, self.choose) for _, nodes in nodes_by_type):
                 for other in newcomers:
                     other.parts = []
                 return job
@@ -515,13 +538,13 @@ class Naive:
     def usable_pools(self, job: Record, pools: Iterable[tuple[str, tuple[str, ...]]]) -> list[tuple[str, tuple[str, ...]]]:
         """Own nodes of its queue before open ones; types in the order it accepts them."""
         mine = [pool for pool in pools if (not job.accepts or pool[0] in ("", *job.accepts)) and (not pool[1] or job.queue in pool[1])]
-        types = [node.type for node in self.cluster.nodes]
-        return sorted(mine, key=lambda pool: (job.accepts.index(pool[0]) if pool[0] in job.accepts else -1, types.index(pool[0]), not pool[1]))
+        types = ["", *job.accepts] if job.accepts else [node.type for node in self.cluster.nodes]
+        return sorted(mine, key=lambda pool: (types.index(pool[0]), not pool[1]))
 
     def pools_by_type(self, job: Record) -> list[list[tuple[str, tuple[str, ...]]]]:
         mine = self.usable_pools(job, self.pools(self.up))
         return [[pool for pool in mine if pool[0] == type] for type in dict.fromkeys(pool[0] for pool in mine)]
 
-    def nodes_by_type(self, job: Record, up: set[int]) -> list[list[int]]:
+    def nodes_by_type(self, job: Record, up: set[int]) -> dict[str, list[int]]:
         pools = self.pools(up)
-        return [sorted(node for pool in group for node in pools[pool]) for group in self.pools_by_type(job)]
+        return {group[0][0]: sorted(node for pool in group for node in pools[pool]) for group in self.pools_by_type(job)}

@@ -29,8 +29,12 @@ def relative(path: Path) -> str:
 
 
 def trainmaster(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trainmaster.cli.main", *arguments]
-    return subprocess.run(command, cwd=folder, env={**os.environ, "COLUMNS": "100"}, capture_output=True, text=True, check=False)
+    return python(["-m", "trainmaster.cli.main", *arguments], folder)
+
+
+def python(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "100"}  # as wide as the output that is shown
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def commands(block: str) -> Iterator[tuple[str, str]]:
@@ -52,10 +56,10 @@ def test_what_a_document_shows_runs_and_prints_what_it_says(document, tmp_path):
             (tmp_path / name[1]).write_text(block)
             (tmp_path / "path/to" / name[1]).write_text(block)
             if name[1].startswith("test_"):
-                done = subprocess.run([sys.executable, "-m", "pytest", "-q", name[1]], cwd=tmp_path, capture_output=True, text=True, check=False)
+                done = python(["-m", "pytest", "-q", name[1]], tmp_path)
                 assert done.returncode == 0, done.stdout
         elif language == "python":
-            done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+            done = python(["-c", block], tmp_path)
             assert done.returncode == 0, done.stderr
         elif language == "console":
             for command, shown in commands(block):
@@ -91,10 +95,11 @@ def anchors(file: Path) -> set[str]:
 
 def test_the_table_of_policies_is_true(tmp_path):
     policies = json.loads(trainmaster(["policies", "--json"], tmp_path).stdout)
-    cells = ("name", "paper", "preempts", "needs", "presets")
-    rows = [(f"`{p['name']}`", p["paper"], "yes" if p["preemptive"] else "", ", ".join(p["needs"]), ", ".join(f"`{name}`" for name in p["presets"]))
-            for p in policies]  # fmt: skip
-    table = "\n".join(" | ".join(("", *row, "")).strip() for row in [cells, ["---"] * len(cells), *rows])
+    rows = [["policy", "paper", "preempts", "needs", "presets"], ["---"] * 5]
+    for p in policies:
+        presets = ", ".join(f"`{name}`" for name in p["presets"])
+        rows.append([f"`{p['name']}`", p["paper"], "yes" if p["preemptive"] else "", ", ".join(p["needs"]), presets])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     shown = re.search(r"<!-- policies.*?-->\n(.*?)\n?<!-- end of policies -->", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 

@@ -1029,9 +1029,10 @@ def decide(S, key, wakeup, pick, params, shared, per_job):
     for i in range(waiting):
         wait(S, S.fresh[i])
     if c.wakes and (c.n_waiting > 0 or c.stateful):
-        compact_running(S)
-        for i in range(c.n_running):
-            refresh(S.jobs, S.running_list[i], c.now_s)
+        if not with_held:  # else all who hold are listed and were refreshed above
+            compact_running(S)
+            for i in range(c.n_running):
+                refresh(S.jobs, S.running_list[i], c.now_s)
         wake_s = wakeup(S.jobs, S.running_list, c.n_running, c.now_s, params, shared, per_job)
         if not wake_s > c.now_s:
             c.broken = -2
