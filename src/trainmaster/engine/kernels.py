@@ -963,6 +963,8 @@ def carry_out(S, n, with_held, pick):
     for i in range(c.n_popped):
         if not S.jobs[S.spare[i]].running:
             wait(S, S.spare[i])
+    if c.quotas:  # chosen stage by stage, but listed in the policy's order
+        sort_rows(S, S.running_list, c.n_running, S.spare)
 
 
 # ---------------------------------------------------------------------------------------------- decisions

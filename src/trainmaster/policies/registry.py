@@ -57,10 +57,11 @@ def _from_file(text: str) -> type[Policy[Any]]:
     path, _, name = text.rpartition(":")
     if not Path(path).is_file():
         raise ParamError(f"--policy: no file {path}")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    alias = f"trainmaster_policy_{Path(path).stem}"  # a file may be called as any module is
+    spec = importlib.util.spec_from_file_location(alias, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(Path(path).stem, module)  # dataclasses look their module up
+    sys.modules[alias] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except Exception as problem:
