@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,10 @@ class Case:
         jobs = "".join(f"\n    {brief(each)}," for each in self.jobs)
         nodes, queues = [brief(node) for node in self.on.nodes], {name: brief(spec) for name, spec in self.on.queues.items()}
         return f"{self.policy} {self.params} {self.setup} restart {self.restart_cost_s}\n  {nodes} {queues} {self.on.timeline}{jobs}"
+
+    def passing_over(self) -> Case:
+        """The same without a head of the line."""
+        return replace(self, params=self.params | {"blocking": False}) if "blocking" in self.params else self
 
     def simulate(self, **changes: Any) -> Schedule:
         return simulate(self.jobs, self.on, policy(self.policy, **self.params), self.restart_cost_s, **(self.setup | changes))

@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainmasterError as error:
         return _complain(str(error), error.exit_status)
     except KeyboardInterrupt:
+        # One that came while a dataclass was being made leaves a mark by which Python, when it ends, kills itself with SIGINT
+        # in place of our status; running any string wipes it.
+        exec("")
         return _complain("interrupted", INTERRUPTED)
     except BrokenPipeError:  # whoever read our output has enough
         _silence_stdout()
