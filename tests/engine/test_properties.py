@@ -9,8 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.workloads import cases, clusters, of_many_kinds, of_many_nodes, of_queues, restless, that_change, with_quotas, workloads
-from schedules import Schedule, job, prepare, schedule_of, simulate
+from engine.workloads import (
+    cases,
+    clusters,
+    of_many_kinds,
+    of_many_nodes,
+    of_queues,
+    restless,
+    sixteen_small_jobs,
+    that_change,
+    with_quotas,
+    workloads,
+)
+from schedules import Schedule, prepare, schedule_of, simulate
 from trainmaster.engine.faults import Faults
 from trainmaster.engine.result import FINISHED, REJECTED, UNFINISHED, UNSCHEDULABLE
 from trainmaster.policies.base import Compilable, ListPolicy, Policy, Samples
@@ -44,9 +55,9 @@ def test_every_parameter_that_is_a_time_is_known_here(name):
     assert times <= set(TIMES_OF_POLICIES.get(name, {}))
 
 
-def with_limits_and_records() -> st.SearchStrategy:
+def with_limits_and_records(**more: st.SearchStrategy) -> st.SearchStrategy:
     """Jobs that every policy takes: with a time limit and a recorded start."""
-    return workloads(limit_s=st.sampled_from([20.0, 60.0, 100.0]), recorded_start_s=st.integers(0, 90).map(float))
+    return workloads(**more, limit_s=st.sampled_from([20.0, 60.0, 100.0]), recorded_start_s=st.integers(0, 90).map(float))
 
 
 # ------------------------------------------------------------------------------------------------- GPUs
@@ -147,7 +158,7 @@ def test_no_fitting_job_waits_under_a_work_conserving_policy(case):
         assert [id for id in waiting if run.fates[id].milli <= free * 1000] == [], f"at {at_s}"
 
 
-@given(cases(jobs=workloads(queue=st.sampled_from("abc")), on=with_quotas(), names=["fifo-greedy", "srtf", "las", "tiresias-las"], rounds=(0,)))
+@given(cases(workloads(queue=st.sampled_from("abc")), with_quotas(), names=["fifo-greedy", "srtf", "las", "tiresias-las"], rounds=(0,)))
 def test_a_job_within_its_queues_quota_never_waits_for_gpus_that_borrowers_hold(case):
     run = case.passing_over().simulate()
 
@@ -175,7 +186,7 @@ def waits(run: Schedule):
         yield at_s, waiting, held
 
 
-@given(workloads(gangs=st.just(1), limit_s=st.sampled_from([20.0, 60.0]), recorded_start_s=st.integers(0, 90).map(float)), st.sampled_from(NAMES))
+@given(with_limits_and_records(gangs=st.just(1)), st.sampled_from(NAMES))
 def test_on_one_gpu_no_policy_has_a_smaller_average_jct_than_srtf(jobs, name):
     shortest = simulate(jobs, "1x1", registered("srtf")).average_jct_s()
 
@@ -197,13 +208,9 @@ def test_the_same_seed_gives_the_same_bytes(name, jobs, on, placement, seed):
 
 
 def test_another_seed_places_elsewhere_under_random_placement():
-    schedules = {simulate(sixteen_small_jobs(), "8x2", registered("fifo-greedy"), placement="random", seed=seed).allocations_csv() for seed in range(4)}
+    runs = [simulate(sixteen_small_jobs(), "8x2", registered("fifo-greedy"), placement="random", seed=seed) for seed in range(4)]
 
-    assert len(schedules) == 4
-
-
-def sixteen_small_jobs():
-    return [job(f"j{i}", i, 1, 40) for i in range(16)]
+    assert len({run.allocations_csv() for run in runs}) == 4
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -223,10 +230,8 @@ def test_the_order_of_rows_in_the_input_changes_nothing(name, jobs, on, random):
 @settings(max_examples=20)
 @given(with_limits_and_records(), clusters(), st.sampled_from([0.0, 0.0, 5.0, 30.0]), st.sampled_from([0.0, 3.0]))
 def test_doubling_every_time_doubles_every_jct(name, jobs, on, round_s, restart_cost_s):
-    doubled = [
-        dataclasses.replace(job, submit_s=2 * job.submit_s, work=2 * job.work, limit_s=2 * job.limit_s, recorded_start_s=2 * job.recorded_start_s)
-        for job in jobs
-    ]
+    times = ("submit_s", "work", "limit_s", "recorded_start_s")
+    doubled = [dataclasses.replace(job, **{time: 2 * getattr(job, time) for time in times}) for job in jobs]
 
     once = simulate(jobs, on, registered(name), restart_cost_s, round_s=round_s)
     twice = simulate(doubled, on, registered(name, times=2), 2 * restart_cost_s, round_s=2 * round_s)
@@ -274,7 +279,7 @@ def test_a_policy_that_declares_no_oracle_decides_the_same_where_the_truth_is_hi
 
 def test_the_truth_is_what_an_oracle_needs():
     """The test above would notice a policy that looks: srtf does."""
-    simulation = prepare([*sixteen_small_jobs()], "1x2", registered("srtf"), interpreted=True)
+    simulation = prepare(sixteen_small_jobs(), "1x2", registered("srtf"), interpreted=True)
     hide_the_truth(simulation)
 
     with pytest.raises(Exception, match="as NaN"):

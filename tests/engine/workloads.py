@@ -154,3 +154,7 @@ def that_change(draw: st.DrawFn) -> Cluster:
     changes = [CapacityChange(at_s=time, add=(i,)) if join else CapacityChange(at_s=time, remove=(i,))
                for i, (time, join) in enumerate(zip(times, joins, strict=True)) if join or i % 2]  # fmt: skip
     return Cluster(nodes=tuple(nodes), present=~np.array(joins), timeline=tuple(changes))
+
+
+def sixteen_small_jobs() -> list[Job]:
+    return [job(f"j{i}", i, 1, 40) for i in range(16)]

@@ -814,8 +814,8 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
         else:
             if heard:
                 j.verdict, j.short_milli = verdict, k.short_milli if verdict == CAPACITY else 0
-                if not j.running:
-                    k.verdict = verdict
+                if not j.running and k.told != c.decisions:
+                    tell(k, c.decisions, row, verdict)
             if c.blocking and (verdict == CAPACITY or verdict == FRAGMENTED):
                 S.blocked[k.component] = 1
         if from_heap:
@@ -831,12 +831,19 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
 
 
 @njit
+def tell(k, decision, row, verdict):
+    """What a decision says of all of a class that wait: the first it refused speaks for those behind."""
+    k.told, k.told_row, k.verdict = decision, row, verdict
+    k.told_milli = k.short_milli if verdict == CAPACITY else 0
+
+
+@njit
 def exclude(S, row):
     """No room was found for this job: in this decision there is none for those behind it that ask the same."""
     k = S.classes[S.jobs[row].klass]
     if k.excluded != S.decisions or less(S.keys, row, k.excluded_from):
         k.excluded, k.excluded_from = S.decisions, row
-    k.verdict = FRAGMENTED
+    tell(k, S.decisions, row, FRAGMENTED)
 
 
 @njit
@@ -1083,6 +1090,13 @@ def next_relaxed(S):
 
 
 @njit
+def watch(S):
+    """Count decisions while only services run: a finite job that still waits then may never get its turn."""
+    S.serving = S.serving + 1 if S.finite_holding == 0 else 0
+    S.idle = S.idle + 1 if S.finite_holding == 0 and S.changed == 0 else 0
+
+
+@njit
 def room_to_log(S):
     c = S
     allocations = c.n_allocations + c.n_waiting + 2
@@ -1107,7 +1121,7 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
         relax_s = next_relaxed(S) if c.local else np.inf
         time_s = min(min(min(due_s, arrive_s), min(c.until_s, c.decide_s)), relax_s)
         nothing_comes = arrive_s == np.inf and (c.until_s == np.inf or c.endless == 1)
-        if time_s == np.inf or (c.finite_left == 0 and due_s == np.inf) or (nothing_comes and c.idle > 64):
+        if time_s == np.inf or (c.finite_left == 0 and due_s == np.inf) or (nothing_comes and (c.idle > 64 or c.serving > 10_000)):
             return FINISHED
         if time_s < c.now_s:
             c.broken = -3
@@ -1153,7 +1167,7 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
             if not c.heaps:
                 return DECIDE
             decide(S, key, wakeup, pick, params, shared, per_job)
-            c.idle = c.idle + 1 if c.changed == 0 and c.finite_holding == 0 else 0
+            watch(S)
 
 
 # ---------------------------------------------------------------------------------------------- for the Python loop

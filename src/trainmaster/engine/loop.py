@@ -337,8 +337,9 @@ class Simulation:
             self._walk(self.policy)
         else:
             self._carry_out(self.policy.decide(self.view(), self.memory))
-        idle = self.clock["changed"] == 0 and self.clock["finite_holding"] == 0
-        self.clock["idle"] = self.clock["idle"] + 1 if idle else 0
+        serving = self.clock["finite_holding"] == 0
+        self.clock["serving"] = self.clock["serving"] + 1 if serving else 0
+        self.clock["idle"] = self.clock["idle"] + 1 if serving and self.clock["changed"] == 0 else 0
 
     def _update_active(self) -> None:
         S = self.state
@@ -528,8 +529,11 @@ class Simulation:
         if self.compiled:  # a walk over heaps speaks of a whole class at once
             klass = S.classes[S.jobs["klass"][rows]]
             behind = (S.jobs["phase"][rows] == WAITING) & (klass["size"] > 0)
-            verdict = np.where(behind, klass["verdict"], verdict)
-            short = np.where(behind, np.where(klass["verdict"] == Verdict.CAPACITY, klass["short_milli"], 0), short)
+            said = klass["verdict"]
+            if self.clock["blocking"]:
+                said = np.where(np.isin(said, (Verdict.CAPACITY, Verdict.FRAGMENTED)) & (klass["told_row"] != rows), Verdict.BLOCKED, said)
+            verdict = np.where(behind, said, verdict)
+            short = np.where(behind, np.where(said == Verdict.CAPACITY, klass["told_milli"], 0), short)
         columns = {name: S.jobs[name][rows] for name in ("attained_gpu_s", "remaining_s", "submit_s", "running")}
         return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["now_s"]), seq=S.jobs["seq"][rows],
                               verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip

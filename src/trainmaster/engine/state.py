@@ -97,6 +97,9 @@ CLASS = np.dtype(
         ("excluded", "i8"),  # the decision in which no room was found for one of it,
         ("excluded_from", "i4"),  # and the first in order of which that is true
         ("short_milli", "i8"),
+        ("told", "i8"),  # the decision that last refused one of it; the first it refused, why, and what that missed
+        ("told_row", "i4"),
+        ("told_milli", "i8"),
         ("verdict", "i1"),
         ("plain", "i1"),  # whole GPUs and nothing else: nodes differ only in how many are free
     ],
@@ -185,6 +188,7 @@ CLOCK = np.dtype(
         ("gpus", "i8"),  # of all nodes, up or not
         ("changed", "i8"),  # jobs started or stopped by the last decision
         ("idle", "i8"),  # decisions in a row that changed nothing while only services ran
+        ("serving", "i8"),  # decisions in a row while only services ran
         ("broken", "i8"),  # row of a job that broke an invariant, -1 = none
         ("preemptive", "i1"),
         ("blocking", "i1"),
