@@ -26,7 +26,7 @@ from trainmaster.engine import kernels
 from trainmaster.engine.build import build_state, grow_log, keep_history
 from trainmaster.engine.faults import Faults
 from trainmaster.engine.result import FINISHED, REJECTED, UNFINISHED, UNSCHEDULABLE, Allocations, RunResult
-from trainmaster.engine.state import ENDED, RUNNING, WAITING
+from trainmaster.engine.state import ENDED, RUNNING, STARTING, WAITING
 from trainmaster.errors import InputError, InvariantBroken, ParamError
 from trainmaster.placement.base import find_placement
 from trainmaster.policies.base import (
@@ -409,6 +409,7 @@ class Simulation:
         S, clock, rows = self.state, self.clock, self.active
         self._refresh(rows)
         state = S.jobs[rows]
+        state["phase"][(state["running"] == 1) & (state["ready_s"] > clock["now_s"])] = STARTING  # its restart cost is not paid yet
         state.flags.writeable = False
         types, up = self.node_types, S.nodes["up"] == 1
         free = S.nodes["free_milli"] / GPU_MILLI
