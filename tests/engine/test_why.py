@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.workloads import cases, restless, workloads
+from engine.workloads import Case, cases, restless, with_quotas, workloads
 from schedules import job, policy, prepare
 from trainmaster.cluster.cluster import Cluster, Node, QueueSpec
 from trainmaster.policies.base import ListPolicy, NoParams, Verdict
+from trainmaster.workload.jobs import Job
 
 FOR_EVER = math.inf  # a service: so that the run ends with jobs that wait
 
@@ -118,7 +119,15 @@ def test_an_unfinished_job_says_why_in_the_result():
 @given(cases(jobs=st.one_of(restless(), workloads(work=st.sampled_from([5.0, 20.0, 40.0, FOR_EVER])))))
 def test_both_loops_give_the_same_reasons(case):
     """Services hold what others wait for, so that the last decision has something to say."""
-    jobs = [job("service", 0, 1, FOR_EVER, preemptible=False), *case.jobs]
+    check_the_reasons([job("service", 0, 1, FOR_EVER, preemptible=False), *case.jobs], case)
+
+
+@given(cases(workloads(queue=st.sampled_from(["a", "b", "c", None]), work=st.sampled_from([5.0, 20.0, FOR_EVER])), with_quotas()))
+def test_both_loops_give_the_same_reasons_under_quotas(case):
+    check_the_reasons(case.jobs, case)
+
+
+def check_the_reasons(jobs: list[Job], case: Case) -> None:
     records = []
     for interpreted in (False, True):
         simulation = prepare(jobs, case.on, policy(case.policy, **case.params), case.restart_cost_s, interpreted=interpreted, **case.setup)
@@ -127,7 +136,7 @@ def test_both_loops_give_the_same_reasons(case):
 
     compiled, interpreted = records
     assert compiled.seq.tolist() == interpreted.seq.tolist()
-    demand = [(jobs[seq].gpus, jobs[seq].max_nodes) for seq in compiled.seq]
+    demand = [(jobs[seq].gpus, jobs[seq].max_nodes, jobs[seq].queue) for seq in compiled.seq]
     for row, verdict in enumerate(interpreted.verdict):
         # a compiled walk speaks of the first of those that ask the same, and may not look at the others
         if demand.count(demand[row]) == 1 and verdict not in (Verdict.KEPT, Verdict.STARTED, Verdict.PINNED):

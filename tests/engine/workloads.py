@@ -40,6 +40,9 @@ class Case:
         nodes, queues = [brief(node) for node in self.on.nodes], {name: brief(spec) for name, spec in self.on.queues.items()}
         return f"{self.policy} {self.params} {self.setup} restart {self.restart_cost_s}\n  {nodes} {queues} {self.on.timeline}{jobs}"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # Hypothesis asks for this one
+        printer.text(repr(self))
+
     def passing_over(self) -> Case:
         """The same without a head of the line."""
         return replace(self, params=self.params | {"blocking": False}) if "blocking" in self.params else self

@@ -935,8 +935,11 @@ def realize(S, n, pick):
             take_all(S, jobs[S.fresh[i]].allocation)
         return failed
     for i in range(n_stopped):
-        requeue(S, S.fresh[i])
-        jobs[S.fresh[i]].preemptions += 1
+        row = S.fresh[i]
+        requeue(S, row)
+        jobs[row].preemptions += 1
+        if S.classes[jobs[row].klass].told != c.decisions:
+            tell(S.classes[jobs[row].klass], c.decisions, row, jobs[row].verdict)
     begin = first_part
     for i in range(c.n_newcomers):
         row = S.newcomers[i]
