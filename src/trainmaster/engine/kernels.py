@@ -779,10 +779,11 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
         verdict, heard = 0, True
         if keys[row, 1] == np.inf:
             verdict = POLICY_ZERO
+        elif side != EITHER and quota_side(S, j.queue, k.milli) != side:
+            # a borrower is looked at again in the second stage, a job within quota was told in the first
+            verdict, heard = QUOTA, side == WITHIN and quota_side(S, j.queue, k.milli) < 0
         elif c.blocking and S.blocked[k.component]:
             verdict = BLOCKED
-        elif side != EITHER and quota_side(S, j.queue, k.milli) != side:
-            verdict, heard = QUOTA, side == WITHIN or quota_side(S, j.queue, k.milli) < 0
         elif j.running:
             if not count_held(S, row):
                 verdict = CAPACITY
