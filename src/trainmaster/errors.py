@@ -29,5 +29,21 @@ class ParamError(InputError):
     """An unknown policy, placement or parameter, or a value it does not take."""
 
 
+class NotFound(TrainmasterError):
+    """No such job, node, token: HTTP 404."""
+
+
+class Conflict(TrainmasterError):
+    """The state of the thing forbids this verb: HTTP 409."""
+
+
+class Forbidden(TrainmasterError):
+    """Who asks may not do this: HTTP 403."""
+
+
+class BackendError(TrainmasterError):
+    """A system underneath refused or failed: its command, status and last lines."""
+
+
 class InvariantBroken(AssertionError):
     """Our bug (a GPU granted twice, negative work): carries the state that broke it; never caught."""

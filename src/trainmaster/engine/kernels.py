@@ -815,7 +815,7 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
         else:
             if heard:
                 j.verdict, j.short_milli = verdict, k.short_milli if verdict == CAPACITY else 0
-                if not j.running and k.told != c.decisions:
+                if not j.running and (k.told != c.decisions or k.told_row == row):
                     tell(k, c.decisions, row, verdict)
             if c.blocking and (verdict == CAPACITY or verdict == FRAGMENTED):
                 S.blocked[k.component] = 1

@@ -1,0 +1,116 @@
+"""What a person asks for: one job, or an array of them, as it was submitted. It never changes; what becomes of it is a `JobRecord`.
+
+Amounts are of the whole job: `gpus` is the gang on all its nodes together. Every front end (flags, YAML, `#SBATCH` lines, the API)
+ends here, so that a field is checked once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MAX_GPUS = 1_000_000
+MAX_ARRAY = 100_000
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/\\]+$")]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.@:+-]+$")]  # queue, account, type
+Seconds = Annotated[float, Field(ge=0, le=10 * 366 * 86_400, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=MAX_GPUS, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """An unknown field is a mistake that is said, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StopSignal(Strict):
+    """`--signal=B:USR1@120`: this signal so long before the job is stopped, for its limit or for another job."""
+
+    number: int = Field(ge=1, le=64)
+    before_s: Seconds = 60.0
+    batch_only: bool = False  # B: to the batch shell alone, not to its children
+
+
+class Retry(Strict):
+    """Start again after a failure of the job itself. Lost nodes and preemptions cost no try."""
+
+    max: int = Field(default=0, ge=0, le=1_000)
+    exit_codes: tuple[int, ...] = ()  # () = any but 0
+
+
+class Dependency(Strict):
+    """What must have happened to another job first."""
+
+    kind: Literal["after", "afterany", "afterok", "afternotok"]  # started, ended, succeeded, ended otherwise
+    job: int = Field(ge=1)
+
+
+class Array(Strict):
+    """`--array=0-99%8`: one job an index, at most `limit` of them at a time."""
+
+    indices: tuple[int, ...] = Field(min_length=1, max_length=MAX_ARRAY)
+    limit: int | None = Field(default=None, ge=1)
+
+
+class JobSpec(Strict):
+    """One submission. Exactly one of `command` and `script`."""
+
+    name: Name | None = None
+    command: tuple[str, ...] | None = None  # argv, run without a shell
+    script: str | None = Field(default=None, max_length=4 << 20)  # text of a batch script, run by its #! line or /bin/sh
+    script_args: tuple[str, ...] = ()
+    setup: str | None = Field(default=None, max_length=1 << 20)  # shell text that runs first on every node
+    workdir: str = Field(default="/", max_length=4_096)
+    env: dict[str, str] = Field(default_factory=dict)  # the whole environment, but what the backend adds
+    snapshot: str | None = None  # a copy of the files that git knows, in which it runs instead of workdir
+
+    gpus: Amount = 1.0  # the gang; below 1: a fraction of one GPU; 0: CPUs alone
+    gpu_types: tuple[Word, ...] = ()  # any of these; () = any
+    gpu_memory_gib: Amount | None = None  # at least so much on each GPU
+    nodes: int | None = Field(default=None, ge=1, le=100_000)  # exactly so many, evenly; None = wherever it fits
+    min_gpus: Amount | None = None  # elastic: between the two
+    max_gpus: Amount | None = None
+    cpus: Amount = 0.0
+    memory_gib: Amount = 0.0
+
+    queue: Word | None = None  # None = the default queue
+    account: Word | None = None
+    qos: Word | None = None
+    priority: float = Field(default=0.0, ge=-1e6, le=1e6, allow_inf_nan=False)  # larger goes first
+    hold: bool = False
+    begin_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # Unix seconds
+    limit_s: Seconds | None = None  # wall-clock limit, enforced
+    estimate_s: Seconds | None = None  # how long its user thinks it takes
+    deadline_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # Unix seconds
+
+    preemptible: bool | None = None  # None = once it has registered a checkpoint, or if its queue says so
+    grace_s: Seconds = 30.0  # between asking it to stop and SIGKILL
+    signal: StopSignal | None = None
+    retry: Retry = Retry()
+    ranks: Literal["node", "gpu"] = "node"  # one process a node with all its GPUs, or one a GPU
+    array: Array | None = None
+    after: tuple[Dependency, ...] = ()
+
+    output: str | None = Field(default=None, max_length=4_096)  # file pattern as in sbatch (%j, %x, %A, %a, ...); None = the job's log alone
+    error: str | None = Field(default=None, max_length=4_096)
+    append: bool = True  # output files of a later attempt are appended to
+    checkpoint_dir: str | None = Field(default=None, max_length=4_096)  # None = a folder of the job's own
+    labels: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _whole(self) -> JobSpec:
+        if (self.command is None) == (self.script is None):
+            raise ValueError("give either a command or a script")
+        if self.command is not None and (not self.command or not self.command[0]):
+            raise ValueError("the command is empty")
+        if self.gpus == 0 and self.cpus == 0:
+            raise ValueError("asks for no GPU and no CPU")
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus: a gang takes whole GPUs, not {self.gpus:g}")
+        if self.nodes is not None and self.gpus >= 1 and self.gpus % self.nodes:
+            raise ValueError(f"{self.gpus:g} GPUs do not spread evenly over {self.nodes} nodes")
+        if self.min_gpus is not None and self.max_gpus is not None and self.min_gpus > self.max_gpus:
+            raise ValueError("min_gpus is above max_gpus")
+        return self
