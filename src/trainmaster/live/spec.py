@@ -93,7 +93,7 @@ class JobSpec(Strict):
     array: Array | None = None
     after: tuple[Dependency, ...] = ()
 
-    output: str | None = Field(default=None, max_length=4_096)  # file pattern as in sbatch (%j, %x, %A, %a, ...); None = the job's log alone
+    output: str | None = Field(default=None, max_length=4_096)  # file pattern as of sbatch: %j, %x, %A, %a; None = the job's log alone
     error: str | None = Field(default=None, max_length=4_096)
     append: bool = True  # output files of a later attempt are appended to
     checkpoint_dir: str | None = Field(default=None, max_length=4_096)  # None = a folder of the job's own
