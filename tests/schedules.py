@@ -11,7 +11,8 @@ from typing import Any
 
 from trainmaster.cluster.cluster import Cluster
 from trainmaster.cluster.spec import parse_cluster
-from trainmaster.engine.loop import Setup, Simulation
+from trainmaster.engine.core import Setup
+from trainmaster.engine.loop import Simulation
 from trainmaster.engine.result import RunResult
 from trainmaster.policies.base import Policy
 from trainmaster.policies.registry import find_policy

@@ -10,8 +10,8 @@ from os import PathLike
 from typing import Any
 
 from trainmaster.cluster.cluster import Cluster
+from trainmaster.engine.core import Setup
 from trainmaster.engine.faults import UNITS_S, Faults
-from trainmaster.engine.loop import Setup
 from trainmaster.errors import ParamError
 from trainmaster.placement.base import find_placement
 from trainmaster.policies.base import Policy

@@ -18,7 +18,8 @@ import numpy as np
 from trainmaster.api.entrants import Entrant, default_contestants, described, entrants_of
 from trainmaster.api.request import Request
 from trainmaster.api.workload import Source, Workload, source_of
-from trainmaster.engine.loop import Setup, simulate_policy
+from trainmaster.engine.core import Setup
+from trainmaster.engine.loop import simulate_policy
 from trainmaster.engine.result import UNSCHEDULABLE, RunResult
 from trainmaster.errors import InputError, InvariantBroken, ParamError, TrainmasterError
 from trainmaster.metrics.seeds import FIGURES

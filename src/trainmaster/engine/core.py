@@ -1,0 +1,391 @@
+"""The engine: what the twin and the live cluster have in common, which is all but where time and events come from.
+
+    view -> policy -> walk or lines -> placement -> what changes
+
+The compiled kernels carry whole stretches of it when the policy's key is compiled; otherwise they stop at each decision
+and the policy is asked here. Either way the same walk, placement and ledger do the work, so both give the same schedule.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainmaster.cluster.cluster import Cluster
+from trainmaster.engine import kernels
+from trainmaster.engine.build import build_state, grow_log, keep_history
+from trainmaster.engine.compiled import compiled, never, no_key
+from trainmaster.engine.faults import Faults
+from trainmaster.engine.lines import carry_out
+from trainmaster.engine.result import UNFINISHED, UNSCHEDULABLE
+from trainmaster.engine.state import ENDED, RUNNING, STARTING, WAITING
+from trainmaster.errors import InputError, InvariantBroken, ParamError
+from trainmaster.placement.base import find_placement
+from trainmaster.policies.base import (
+    ActiveJobs,
+    Compilable,
+    DecisionRecord,
+    EngineRules,
+    ListPolicy,
+    Memory,
+    Nodes,
+    Policy,
+    Verdict,
+    View,
+)
+from trainmaster.workload.jobs import GPU_MILLI, Floats, JobTable
+from trainmaster.workload.perf.base import Allocation, PerformanceModel
+from trainmaster.workload.perf.constant import Constant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """How a run is made, apart from the policy: what the flags of `simulate` say."""
+
+    placement: str = "packed"
+    round_s: float | None = None  # None = the policy's own
+    restart_cost_s: float = 30.0
+    seed: int = 0
+    load: float = 1.0
+    window: tuple[float, float] | None = None
+    faults: Faults | None = None
+
+
+class Engine:
+    """One policy, the jobs it decides about, and the cluster they run on, at one instant."""
+
+    def __init__(self, jobs: JobTable, cluster: Cluster, policy: Policy[Any], setup: Setup, *, model: PerformanceModel | None = None,
+                 rules: EngineRules | None = None, label: str | None = None, interpreted: bool = False) -> None:
+        """`interpreted`: ask the policy at every decision even if its key could be compiled (tests compare the two)."""
+        if model is None:
+            jobs, model = Constant().bind(jobs, cluster)
+        self.cluster, self.policy, self.setup, self.model = cluster, policy, setup, model
+        self.rules = rules = policy.rules if rules is None else rules
+        self.label = label or policy.name
+        self.round_s = _first(rules.round_s, setup.round_s, policy.round_s)
+        self.restart_cost_s = _first(rules.restart_cost_s, setup.restart_cost_s)
+        policy.validate(self.restart_cost_s)
+        self.placement = find_placement(_first(rules.placement, setup.placement))
+        if cluster.queues and not isinstance(policy, ListPolicy) and "queues" not in policy.needs:
+            raise ParamError(f"--policy: {policy.name} plans the whole cluster and knows no quotas; leave `queues` out of the cluster file")
+        self.jobs = jobs = self._consolidate(jobs)
+        self.types = cluster.types
+        self.node_types = np.array([node.type for node in cluster.nodes], object)
+        rates = model.rates_by_type(jobs, self.types)
+        self.state = build_state(jobs, cluster, rates, self.types)
+        self.clock = self.state.clock[0]
+        self.pick = compiled(self.placement.pick, kernels.PICK)
+        self.estimates = self._estimates()
+        self.reason = np.full(len(jobs), "", object)
+        self.outcome = np.full(len(jobs), UNFINISHED, object)
+        self._prepare_rows(rates)
+        self._prepare_clock()
+        self.memory: Memory = policy.start_memory(int(jobs.seq.max(initial=-1)) + 1)
+        self.active = np.zeros(0, np.int64)
+        self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
+        key = policy.key if isinstance(policy, ListPolicy) else None
+        self.key: Compilable | None = key
+        self.compiled = key is not None and not interpreted
+        self.clock["heaps"] = self.compiled
+        wakeup = policy.wakeup if isinstance(policy, ListPolicy) and self.compiled else None
+        self.run_key = compiled(key.python if key and self.compiled else no_key, kernels.KEY)
+        self.run_wakeup = compiled(wakeup.python if wakeup else never, kernels.WAKEUP)
+
+    # --------------------------------------------------------------------------------------------- set-up
+
+    def _estimates(self) -> Floats | None:
+        """Run times the policy may believe; None where it takes no estimate or the true ones."""
+        source = getattr(self.policy.params, "estimate", "oracle")
+        if source == "oracle":
+            return None
+        if source == "predicted":
+            keep_history(self.state, self.jobs)
+            return self.state.jobs["estimate_s"]
+        if source == "limit":
+            values, fix = self.jobs.limit_s, "the trace has no time limits"
+        elif source in self.jobs.estimates:
+            values, fix = self.jobs.estimates[source], f"column {source} has gaps"
+        else:
+            values, fix = None, f"the trace has no column {source!r}"
+        if values is None or np.isnan(values).any():
+            choices = [*(["limit"] if not np.isnan(self.jobs.limit_s).any() else []), *self.jobs.estimates, "predicted", "oracle"]
+            raise ParamError(f"{self.policy.name}.estimate={source}: {fix}; choose one of {', '.join(choices)}")
+        return values
+
+    def _prepare_rows(self, rates: Floats | None) -> None:
+        S, jobs = self.state, self.jobs
+        S.jobs["restart_s"] = self.restart_cost_s
+        if self.estimates is not None and not self.clock["predicts"]:
+            S.jobs["estimate_s"] = self.estimates
+        if rates is None:
+            for row in range(len(jobs)):
+                S.jobs[row]["alone_rate"] = self._alone_rate(row)
+        elif len(rates) and rates.shape[1]:
+            S.jobs["alone_rate"] = np.maximum(rates.max(axis=1), 1e-300)
+        if isinstance(self.policy, ListPolicy) and (offered := self.policy.not_before_s(jobs)) is not None:
+            S.jobs["arrive_s"] = np.maximum(jobs.eligible_s, offered)
+        if isinstance(self.policy, ListPolicy) and (wanted := self.policy.locality(jobs, fewest_nodes(jobs, self.cluster))) is not None:
+            near, patience_s = wanted
+            waits = (jobs.gpu_milli > GPU_MILLI) & (near > 0)
+            S.jobs["near_nodes"] = np.where(jobs.max_nodes > 0, np.minimum(near, jobs.max_nodes), near)
+            S.jobs["near_until_s"] = np.where(waits, S.jobs["arrive_s"] + patience_s, -np.inf)
+            self.clock["local"], self.clock["simple"] = 1, 0
+        self._find_unschedulable()
+        rows = np.flatnonzero(self.outcome == UNFINISHED).astype(np.int32)
+        arrivals = rows[np.argsort(S.jobs["arrive_s"][rows], kind="stable")]
+        S.replace("arrivals", np.ascontiguousarray(arrivals))
+        self.clock["finite_left"] = int(np.isfinite(jobs.work[rows]).sum())
+
+    def _alone_rate(self, row: int) -> float:
+        """Rate on as few nodes of the first type as can hold the gang."""
+        gpus, node_gpus = int(self.jobs.gpu_milli[row] // GPU_MILLI), max(node.gpus for node in self.cluster.nodes)
+        parts = [float(node_gpus)] * (gpus // node_gpus) + ([float(gpus % node_gpus)] if gpus % node_gpus else [])
+        rate, _ = self.model.rate(row, Allocation(tuple(range(len(parts))), tuple(parts), self.types[0]), 0.0, ())
+        return max(rate, 1e-300)
+
+    def _consolidate(self, jobs: JobTable) -> JobTable:
+        """Gangs that must not spread: no more nodes than the fewest that could hold them."""
+        if self.rules.span_nodes and not self.placement.consolidates:
+            return jobs
+        must = np.ones(len(jobs), bool)
+        if self.rules.span_nodes:
+            must = np.array([*map(self.placement.consolidated, jobs.model.names), False])[jobs.model.codes]
+        fewest = fewest_nodes(jobs, self.cluster)
+        limited = np.where(jobs.max_nodes > 0, np.minimum(jobs.max_nodes, fewest), fewest)
+        return jobs.replace(max_nodes=np.where(must & (jobs.gpu_milli >= GPU_MILLI), limited, jobs.max_nodes).astype(np.int32))
+
+    def _find_unschedulable(self) -> None:
+        """What would not fit the empty cluster with all its nodes there can never run."""
+        S = self.state
+        grown = [i for i, here in enumerate(self.cluster.present) if not here]
+        for node in grown:
+            kernels.set_node(S.clock, np.int32(node), True)
+        packed = compiled(find_placement("packed").pick, kernels.PICK)
+        _, first = np.unique(S.jobs["klass"], return_index=True)
+        for row in first:
+            queue = S.queues[S.jobs[row]["queue"]]
+            over_quota = self.cluster.queues and not queue["borrow"] and S.jobs[row]["milli"] > queue["quota_milli"]
+            if over_quota or not kernels.could_run(S.clock, np.int32(row), packed):
+                same = S.jobs["klass"] == S.jobs[row]["klass"]
+                self.outcome[same] = UNSCHEDULABLE
+                self.reason[same] = self._why_never(int(row), bool(over_quota))
+                S.jobs["phase"][same] = ENDED
+        for node in grown:
+            kernels.set_node(S.clock, np.int32(node), False)
+        self.clock["decide_s"] = np.inf
+
+    def _why_never(self, row: int, over_quota: bool) -> str:
+        gpus = self.jobs.gpu_milli[row] / GPU_MILLI
+        asked = f"a gang of {gpus:g}" if gpus > 1 else f"{gpus:g} GPU" if gpus else f"{self.jobs.cpus[row]:g} CPUs"
+        if over_quota:
+            return f"{asked} is more than the quota of queue {self.jobs.queue[row]}, which does not borrow"
+        accepted = self.jobs.accept_sets[self.jobs.accept_set[row]]
+        pools = [int(p) for p in self.state.class_pools[self.state.jobs[row]["klass"]] if p >= 0]
+        if not pools:
+            wanted = f"type {' or '.join(accepted)}" if accepted else f"queue {self.jobs.queue[row]}"
+            return f"no node of this cluster is for {wanted}"
+        nodes = [node for node, p in zip(self.cluster.nodes, self.state.nodes["pool"], strict=True) if p in pools]
+        each = max(node.gpus for node in nodes)
+        more = f" with {self.jobs.cpus[row]:g} CPUs" if gpus and self.jobs.cpus[row] else ""
+        return f"{asked}{more} on {len(nodes)} nodes of {each} ({sum(node.gpus for node in nodes)} GPUs)"
+
+    def _prepare_clock(self) -> None:
+        clock, policy = self.clock, self.policy
+        clock["round_s"], clock["wake_grid_s"], clock["due_grid_s"] = self.round_s, self.rules.wake_grid_s, self.rules.due_grid_s
+        clock["preemptive"], clock["keeps_count"] = policy.preemptive, self.rules.unplaced_keeps_count
+        clock["random"], clock["seed"] = self.placement.random, self.setup.seed
+        if isinstance(policy, ListPolicy):
+            clock["blocking"], clock["stateful"], clock["wakes"] = policy.blocks(), policy.is_stateful(), policy.wakeup is not None
+
+    # --------------------------------------------------------------------------------------------- decisions in Python
+
+    def _decide(self) -> None:
+        self._update_active()
+        if isinstance(self.policy, ListPolicy):
+            self._walk(self.policy)
+        else:
+            carry_out(self, self.policy.decide(self.view(), self.memory))
+        serving = self.clock["finite_holding"] == 0
+        self.clock["serving"] = self.clock["serving"] + 1 if serving else 0
+        self.clock["idle"] = self.clock["idle"] + 1 if serving and self.clock["changed"] == 0 else 0
+
+    def _update_active(self) -> None:
+        S = self.state
+        fresh = S.fresh[: self.clock["n_fresh"]].astype(np.int64)
+        active = self.active[S.jobs["phase"][self.active] != ENDED]
+        self.active = np.unique(np.concatenate([active, fresh]))
+
+    def _walk(self, policy: ListPolicy[Any]) -> None:
+        S, clock = self.state, self.clock
+        rows = self.active
+        if self.key is not None and type(policy).rank is ListPolicy.rank:
+            rows, keys = self._rank_by_key(policy)
+        else:
+            keys = np.asarray(policy.rank(self.view(), self.memory), np.float64)
+        keys = keys[:, None] if keys.ndim == 1 else keys
+        if len(keys) and np.isnan(keys).any():
+            raise InputError(f"--policy: {policy.name} ranked job {self.jobs.id[rows[int(np.isnan(keys).any(axis=1).argmax())]]} as NaN")
+        with_held = bool(policy.preemptive or clock["quotas"])
+        order = np.lexsort((rows, *keys.T[::-1], S.keys[rows, 0]))
+        S.keys[rows[order], 1] = np.where(keys[order, 0] == np.inf, np.inf, np.arange(len(order)))
+        if not with_held:
+            order = order[S.jobs["running"][rows[order]] == 0]
+        S.walk[: len(order)] = rows[order]
+        kernels.carry_out_order(S.clock, len(order), with_held, self.pick)
+        wake_s = self._wakeup(policy)
+        if wake_s < np.inf:
+            if not wake_s > clock["now_s"]:
+                clock["broken"] = -2
+            kernels.wake_later(S.clock, wake_s)
+
+    def _rank_by_key(self, policy: ListPolicy[Any]) -> tuple[np.ndarray, Floats]:
+        """The policy's compiled key, run as plain Python on every active job."""
+        S = self.state
+        held = S.running_list[: self.clock["n_running"]]
+        held = held[S.jobs["running"][held] == 1]
+        others = self.active[S.jobs["running"][self.active] == 0]
+        rows = np.concatenate([held, others]).astype(np.int32)
+        self._refresh(rows)
+        out = np.zeros((len(rows), 3))
+        shared, per_job = self._compiled_memory()
+        assert self.key is not None
+        jobs = S.jobs.view(np.recarray)
+        self.key.python(jobs, rows, len(rows), float(self.clock["now_s"]), policy.key_params(), shared, per_job, out)
+        return rows.astype(np.int64), out
+
+    def _wakeup(self, policy: ListPolicy[Any]) -> float:
+        S, clock = self.state, self.clock
+        if policy.wakeup is None and type(policy).next_wakeup_s is ListPolicy.next_wakeup_s:
+            return np.inf
+        if policy.wakeup is None:
+            return float(policy.next_wakeup_s(self.view(), self.memory))
+        if not (clock["n_waiting"] > 0 or clock["stateful"]):
+            return np.inf
+        held = S.running_list[: clock["n_running"]]
+        held = held[S.jobs["running"][held] == 1]
+        self._refresh(held)
+        shared, per_job = self._compiled_memory()
+        jobs = S.jobs.view(np.recarray)
+        return float(policy.wakeup.python(jobs, held, len(held), float(clock["now_s"]), policy.key_params(), shared, per_job))
+
+    def _refresh(self, rows: np.ndarray) -> None:
+        self.state.walk[: len(rows)] = rows
+        kernels.refresh_all(self.state.clock, len(rows))
+
+    def view(self) -> View:
+        """What the policy sees now."""
+        S, clock, rows = self.state, self.clock, self.active
+        self._refresh(rows)
+        state = S.jobs[rows]
+        state["phase"][(state["running"] == 1) & (state["ready_s"] > clock["now_s"])] = STARTING  # its restart cost is not paid yet
+        state.flags.writeable = False
+        types, up = self.node_types, S.nodes["up"] == 1
+        free = S.nodes["free_milli"] / GPU_MILLI
+        estimates = None if self.estimates is None else self.estimates[rows]
+        jobs = ActiveJobs(rows, self.jobs, state, estimates, S.class_pools[state["klass"], :-1])
+
+        def true_remaining_s() -> Floats:
+            running_s = np.maximum(clock["now_s"] - np.maximum(state["since_s"], state["ready_s"]), 0.0) * (state["running"] == 1)
+            return np.maximum(state["work_left"] - running_s * state["rate"], 0.0) / state["alone_rate"]
+
+        return View(
+            now_s=float(clock["now_s"]),
+            jobs=jobs,
+            nodes=Nodes(free, S.nodes["pool"].copy(), S.nodes["gpus"].copy(), up, types),
+            capacity_gpus={name: float(S.nodes["gpus"][up & (types == name)].sum()) for name in self.types},
+            free_gpus={name: float(free[up & (types == name)].sum()) for name in self.types},
+            queues=self.cluster.queues,
+            decision=int(clock["decisions"]),
+            seed=self.setup.seed,
+            policy_name=self.policy.name,
+            true_remaining_s=true_remaining_s,
+            holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
+        )
+
+    def allocation(self, row: int) -> Allocation:
+        """What a running job holds, parts in the order they were taken."""
+        S = self.state
+        a = int(S.jobs[row]["allocation"])
+        begin, end = S.alloc_offset[a], S.alloc_offset[a + 1]
+        nodes = S.part_node[begin:end].tolist()
+        milli = S.part_milli[begin:end].tolist()
+        return Allocation(tuple(nodes), tuple(m / GPU_MILLI for m in milli), self.cluster.nodes[nodes[0]].type)
+
+    def record(self) -> DecisionRecord:
+        """What the last decision wrote about every active job; `policy.explain` reads it."""
+        S = self.state
+        rows = np.flatnonzero((S.jobs["phase"] == WAITING) | (S.jobs["phase"] == RUNNING))
+        verdict, short = S.jobs["verdict"][rows], S.jobs["short_milli"][rows]
+        if self.compiled:  # a walk over heaps speaks of a whole class at once
+            klass = S.classes[S.jobs["klass"][rows]]
+            behind = (S.jobs["phase"][rows] == WAITING) & (klass["size"] > 0)
+            said = klass["verdict"]
+            if self.clock["blocking"]:
+                said = np.where(np.isin(said, (Verdict.CAPACITY, Verdict.FRAGMENTED)) & (klass["told_row"] != rows), Verdict.BLOCKED, said)
+            verdict = np.where(behind, said, verdict)
+            short = np.where(behind, np.where(said == Verdict.CAPACITY, klass["told_milli"], 0), short)
+        columns = {name: S.jobs[name][rows] for name in ("attained_gpu_s", "remaining_s", "submit_s", "running")}
+        return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["now_s"]), seq=S.jobs["seq"][rows],
+                              verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip
+
+    # --------------------------------------------------------------------------------------------- the loop
+
+    def advance(self) -> int:
+        """Go on until something is needed that the engine does not know: returns `kernels.EXTERNAL`, `PAUSE` or `FINISHED`."""
+        clock, S, policy = self.clock, self.state, self.policy
+        params = policy.key_params() if isinstance(policy, ListPolicy) else np.zeros(1)
+        while True:
+            shared, per_job = self._compiled_memory()
+            code = kernels.run(S.clock, self.run_key, self.run_wakeup, self.pick, params, shared, per_job)
+            if code == kernels.DECIDE:
+                self._decide()
+            elif code == kernels.RATE:
+                self._rate()
+            elif code == kernels.GROW:
+                grow_log(S, 2 * len(S.alloc_job) + int(clock["n_waiting"]), 2 * len(S.part_node) + int(clock["gpus"] + clock["n_waiting"]))
+            elif code == kernels.BROKEN:
+                self._break()
+            else:
+                return int(code)
+
+    def _compiled_memory(self) -> tuple[Floats, Floats]:
+        """The arrays that a key function reads and writes: `memory["shared"]` and `memory["per_job"]`."""
+        return self.memory.setdefault("shared", np.zeros(1)), self.memory.setdefault("per_job", np.zeros((1, 1)))
+
+    def _rate(self) -> None:
+        S = self.state
+        for row in S.rated[: self.clock["n_rated"]].tolist():
+            job = S.jobs[row]
+            work = float(self.jobs.work[row])
+            work_left, until = float(job["work_left"]), self.until[row]
+            done = until if work_left == work - until else work - work_left  # a mark that was reached is reached exactly
+            rate, self.until[row] = self.model.rate(row, self.allocation(row), done, ())
+            kernels.rate_job(S.clock, np.int32(row), rate, max(work - self.until[row], 0.0))
+        self.clock["n_rated"] = 0
+
+    def _break(self) -> None:
+        broken, now_s = int(self.clock["broken"]), float(self.clock["now_s"])
+        if broken == -2:
+            raise InvariantBroken(f"{self.label}: the next wake-up is not after {now_s} s")
+        if broken == -3:
+            raise InvariantBroken(f"{self.label}: an event lies before {now_s} s")
+        holders = [self.jobs.id[row] for row in np.flatnonzero(self.state.jobs["running"]) if broken in self.allocation(int(row)).nodes]
+        raise InvariantBroken(f"{self.label}: node {broken} gave more than it has at {now_s} s; its jobs: {', '.join(holders)}")
+
+def fewest_nodes(jobs: JobTable, cluster: Cluster) -> np.ndarray:
+    """The fewest nodes that could hold each gang, on the largest nodes open to it."""
+    largest: dict[tuple[int, int], int] = {}
+    pairs = np.stack([jobs.accept_set, jobs.queue.codes])
+    kinds, kind = np.unique(pairs, axis=1, return_inverse=True)
+    for accept, queue in kinds.T.tolist():
+        accepted, name = jobs.accept_sets[accept], jobs.queue.names[queue] if queue >= 0 else None
+        open_to = [n.gpus for n in cluster.nodes if (not accepted or n.type in ("", *accepted)) and (not n.queues or name in n.queues)]
+        largest[accept, queue] = max(open_to, default=1) or 1
+    per_node = np.array([largest[accept, queue] for accept, queue in kinds.T.tolist()])[kind.reshape(-1)]
+    return -(-jobs.gpu_milli // (per_node * GPU_MILLI))
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
