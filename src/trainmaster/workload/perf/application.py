@@ -33,6 +33,9 @@ LEAST_STEP_S, LEAST_GRADIENT = 1e-9, 1e-30  # below, a figure is noise, and divi
 # The artifact lets yolov3 take 8 samples a GPU although its table goes to 16; its figures depend on it.
 LARGEST_LOCAL = {("yolov3", ""): 8, ("yolov3", "aws"): 8}
 
+# It runs ncf at one batch on one GPU, whoever schedules it: its tables end at smaller batches on more.
+FIXED_BATCH = {"ncf": 32_768}
+
 Placement = tuple[int, ...]  # GPUs on each node, in the order taken
 Points = dict[int, list[tuple[float, float]]]  # local batch -> measurements of (step_s, sync_s)
 
@@ -78,13 +81,17 @@ class Blend:
         return sum(step * weight for (step, _), weight in times), sum(sync * weight for (_, sync), weight in times)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StepTimes:
     """The throughput tables of one application on one accelerator type."""
 
     measured: Mapping[Placement, BatchCurve]
     by_count: Mapping[int, Mapping[int, BatchCurve]]  # nodes -> GPUs -> mean over placements
     largest_local: int
+
+    @cached_property
+    def smallest_local(self) -> int:
+        return min(curve.local[0] for curve in self.measured.values())
 
     def near(self, placement: Placement) -> Blend:
         """A measured placement as it is; another by its number of nodes and GPUs, linear between the measured ones.
@@ -147,15 +154,25 @@ class Application:
     def largest_batch(self) -> int:
         return self.batches[-1]
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """A job that does not choose its batch runs on one GPU."""
+        return FIXED_BATCH.get(self.folder.name)
+
+    def statistics(self, batch: int) -> tuple[Floats, Floats]:
+        """(squared norm, variance) of the gradient at this global batch, by epoch; linear between measured batches."""
+        near = between(self.batches, min(max(batch, self.initial_batch), self.largest_batch))
+        sqr = sum((self.grad_sqr[i] * weight for i, weight in near), np.zeros(len(self.epoch_ends)))
+        var = sum((self.grad_var[i] * weight for i, weight in near), np.zeros(len(self.epoch_ends)))
+        return sqr, var
+
     def gain(self, batch: int) -> Floats:
-        """Progress of one step at this global batch, by epoch: section 3.1, with the statistics linear between measured batches.
+        """Progress of one step at this global batch, by epoch: section 3.1.
 
         1 at the initial batch; below batch / initial where the gradient's noise no longer hides its direction.
         """
         batch = min(max(batch, self.initial_batch), self.largest_batch)
-        near = between(self.batches, batch)
-        sqr = sum((self.grad_sqr[i] * weight for i, weight in near), np.zeros(len(self.epoch_ends)))
-        var = sum((self.grad_var[i] * weight for i, weight in near), np.zeros(len(self.epoch_ends)))
+        sqr, var = self.statistics(batch)
         return np.asarray((var + sqr) / (var / (batch / self.initial_batch) + sqr))
 
     @cached_property

@@ -63,6 +63,15 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What a running job tells of itself."""
+
+    measured: Measured
+    grad_sqr: float  # squared norm of the gradient
+    grad_var: float  # its variance, in units of the initial batch
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     goodput: float  # useful samples a second
     atomic: int
