@@ -35,6 +35,7 @@ UNALLOCATED = 1e-3  # added to every speed-up, so that a job without GPUs is dea
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
     fairness: float = -1.0  # exponent of the power mean
+    interval_s: float = 60.0  # what has been observed is looked at so often, events or not
     search: str = "neighbourhood"  # neighbourhood | genetic
     steps: int = 3_000  # of the neighbourhood search, and as many again for every 20 jobs
     population: int = 100  # of the genetic one
@@ -61,7 +62,7 @@ class Pollux(Policy[Params]):
     round_s = 60.0
 
     def start_memory(self, jobs: int) -> Memory:
-        return {**Fits.start(jobs), "restarts": np.zeros(jobs)}
+        return {**Fits.start(jobs), "restarts": np.zeros(jobs), "started": np.zeros(jobs)}
 
     def decide(self, view: View, memory: Memory) -> Decision:
         jobs = view.jobs
@@ -143,4 +144,44 @@ class Pollux(Policy[Params]):
                 memory["started"][view.jobs.seq[job]] = 1
             config = fits.config(job, len(parts), sum(gpus for _, gpus in parts))
             lines += [Line(int(view.jobs.row[job]), float(gpus), node=node, config=config) for node, gpus in parts]
-        return Decision(lines=tuple(lines))
+        return Decision(lines=tuple(lines), lease_s=self.params.interval_s)
+
+
+# ------------------------------------------------------------------------------------------------- rows and matrices
+
+
+def placements(view: View, order: Array, most_nodes: int) -> Ints:
+    """[job, part, (node, GPUs)] of what these jobs hold; -1 ends."""
+    base = np.zeros((len(order), most_nodes, 2), np.int64)
+    base[:, :, 0] = -1
+    for i, job in enumerate(order.tolist()):
+        if view.jobs.running[job]:
+            nodes, gpus = view.holdings(int(view.jobs.row[job]))
+            base[i, : len(nodes), 0], base[i, : len(nodes), 1] = nodes, gpus
+    return base
+
+
+def dense(rows: Ints, nodes: int) -> NDArray[np.int16]:
+    """[job, node] GPUs."""
+    matrix = np.zeros((len(rows), nodes + 1), np.int16)
+    np.put_along_axis(matrix, np.where(rows[:, :, 0] < 0, nodes, rows[:, :, 0]), rows[:, :, 1].astype(np.int16), axis=1)
+    return np.ascontiguousarray(matrix[:, :nodes])
+
+
+def sparse(matrix: NDArray[np.int16], most_nodes: int) -> Ints:
+    rows = np.zeros((len(matrix), most_nodes, 2), np.int64)
+    rows[:, :, 0] = -1
+    for row, gpus in zip(rows, matrix, strict=True):
+        nodes = np.flatnonzero(gpus)
+        row[: len(nodes), 0], row[: len(nodes), 1] = nodes, gpus[nodes]
+    return rows
+
+
+def recalled(memory: Memory, seq: Ints, present: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The last population with a row a job of now; where the jobs are, before the first."""
+    if "population" not in memory or memory["population"].shape[2] != present.shape[1]:
+        return present[None]
+    place = {job: row for row, job in enumerate(memory["population_seq"].tolist())}
+    old = np.array([place.get(job, -1) for job in seq.tolist()])
+    people = np.where((old >= 0)[:, None], memory["population"][:, old], 0)
+    return np.concatenate([present[None], people.astype(np.int16)])

@@ -123,12 +123,21 @@ def fit(measured: Sequence[Measured], *, tolerance: float | None = None) -> Mode
         pin([BETA_N, BETA_R], NOTHING_S)
     loss, log_pass, log_step = kernels().loss, np.log(np.maximum(pass_s, NOTHING_S)), np.log(np.maximum(step_s, NOTHING_S))
     args = (nodes > 1, gpus.astype(np.float64), atomic.astype(np.float64), log_pass, log_step)
-    found = minimize(loss, start, args=args, jac=True, bounds=np.stack([low, high], axis=1), method="L-BFGS-B", tol=tolerance)
+    with one_thread().limit(limits=1):
+        found = minimize(loss, start, args=args, jac=True, bounds=np.stack([low, high], axis=1), method="L-BFGS-B", tol=tolerance)
     params: ModelParams = found.x
     if not (nodes > 1).any():  # between nodes it is no faster than inside one
         params[ALPHA_N] = max(params[ALPHA_N], params[ALPHA_R] * 1.1)
         params[BETA_N] = max(params[BETA_N], params[BETA_R] * 1.1)
     return params
+
+
+@cache
+def one_thread() -> Any:
+    """Seven unknowns: threads of the linear algebra would only wait for one another, a hundred times as long as the fit takes."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 @cache
