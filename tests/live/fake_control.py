@@ -256,7 +256,7 @@ class FakeControl:
         for scenario in scenarios:
             if scenario.policy is not None and scenario.policy not in POLICIES:
                 raise ParamError(f'{scenario.label}: no policy "{scenario.policy}" (trainmaster policies lists all)')
-        runs = [{"label": scenario.label, "policy": scenario.policy or self.running_policy.name, "avg_jct_s": 60.0} for scenario in scenarios]
+        runs = [{"label": asked.label, "policy": asked.policy or self.running_policy.name, "avg_jct_s": 60.0} for asked in scenarios]
         return {"runs": runs, "conclusion": "nothing changes"}
 
     def log_files(self, job: int, attempt: int | None = None) -> dict[str, Path]:
@@ -289,11 +289,12 @@ class FakeControl:
             self.specs[job] = spec
             self.records[job] = JobRecord(
                 id=job, name=spec.name or (spec.command or ("script",))[0].rpartition("/")[2] or "job", user=user, queue=spec.queue,
-                account=spec.account, state=State.PENDING, reason="held" if spec.hold else "capacity", priority=spec.priority, gpus=spec.gpus,
-                gpu_type=None, nodes=(), submit_s=self.now_s, eligible_s=self.now_s, start_s=None, finish_s=None, limit_s=spec.limit_s, run_s=0.0,
-                gpu_s=0.0, exit_code=None, attempts=0, preemptions=0, failures=0, lost_steps=0, step=None, saved_step=None,
-                preemptible=bool(spec.preemptible), array_job=array, array_index=index,
-                after=tuple(f"{dependency.kind}:{dependency.job}" for dependency in spec.after), eta_s=None, place=job, labels=dict(spec.labels),
+                account=spec.account, state=State.PENDING, reason="held" if spec.hold else "capacity", priority=spec.priority,
+                gpus=spec.gpus, gpu_type=None, nodes=(), submit_s=self.now_s, eligible_s=self.now_s, start_s=None, finish_s=None,
+                limit_s=spec.limit_s, run_s=0.0, gpu_s=0.0, exit_code=None, attempts=0, preemptions=0, failures=0, lost_steps=0,
+                step=None, saved_step=None, preemptible=bool(spec.preemptible), array_job=array, array_index=index,
+                after=tuple(f"{dependency.kind}:{dependency.job}" for dependency in spec.after), eta_s=None, place=job,
+                labels=dict(spec.labels),
             )  # fmt: skip
             self._event(job, State.PENDING, "submitted", user, kind="submitted")
             ids.append(job)
