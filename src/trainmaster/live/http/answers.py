@@ -20,6 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from trainmaster.errors import Conflict, Forbidden, InputError, NotFound, TrainmasterError
+from trainmaster.live.http.gate import API
+from trainmaster.live.http.pages.render import page
 
 T = TypeVar("T")
 STATUS: tuple[tuple[type[TrainmasterError], int], ...] = ((NotFound, 404), (Conflict, 409), (Forbidden, 403), (InputError, 422))
@@ -48,30 +50,33 @@ def status_of(error: Exception) -> int:
     return next((status for kind, status in STATUS if isinstance(error, kind)), 503)
 
 
-def error_answer(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def error_answer(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     line = " ".join(message.encode("utf-8", "replace").decode().split())
-    return JSONResponse({"error": line if len(line) <= LONGEST_ERROR else line[: LONGEST_ERROR - 1] + "…"}, status, headers)
+    line = line if len(line) <= LONGEST_ERROR else line[: LONGEST_ERROR - 1] + "…"
+    if request.url.path.startswith(API):
+        return JSONResponse({"error": line}, status, headers)
+    return page("error.html", status, message=line)
 
 
 async def on_trouble(request: Request, error: Exception) -> Response:
-    return error_answer(status_of(error), str(error))
+    return error_answer(request, status_of(error), str(error))
 
 
 async def on_bad_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     complaints = [f"{_where(each['loc'])}: {each['msg']}" for each in error.errors()[:COMPLAINTS]]
     more = len(error.errors()) - COMPLAINTS
-    return error_answer(422, "; ".join(complaints) + (f"; and {more} more" if more > 0 else ""))
+    return error_answer(request, 422, "; ".join(complaints) + (f"; and {more} more" if more > 0 else ""))
 
 
 async def on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return error_answer(error.status_code, str(error.detail).lower(), dict(error.headers or {}))
+    return error_answer(request, error.status_code, str(error.detail).lower(), dict(error.headers or {}))
 
 
 async def on_bug(request: Request, error: Exception) -> Response:
     """Ours. Starlette raises it again afterwards, so the log has the traceback; the answer has not."""
-    return error_answer(500, "internal error; the controller's log says more")
+    return error_answer(request, 500, "internal error; the controller's log says more")
 
 
 def _where(location: Sequence[Any]) -> str:

@@ -17,6 +17,7 @@ from trainmaster.live.control import ControlPlane
 from trainmaster.live.http.answers import on_bad_request, on_bug, on_http, on_trouble
 from trainmaster.live.http.auth import Authenticator
 from trainmaster.live.http.gate import Gate
+from trainmaster.live.http.pages import routes as pages
 from trainmaster.live.http.routes import cluster, jobs, logs, tokens, whatif
 from trainmaster.live.http.schemas import Error
 from trainmaster.live.http.sessions import Sessions
@@ -51,6 +52,7 @@ def make_app(control: ControlPlane, auth: Authenticator, settings: Settings | No
     for subject in (jobs, logs, cluster, whatif, tokens):
         api.include_router(subject.router)
     app.include_router(api)
+    app.include_router(pages.router)
     app.add_exception_handler(TrainmasterError, on_trouble)
     app.add_exception_handler(RequestValidationError, on_bad_request)
     app.add_exception_handler(HTTPException, on_http)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -9,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from trainmaster.errors import Forbidden, InputError
-from trainmaster.live.control import AttemptRecord, EventRecord, JobFilter, JobRecord, JobUpdate, WhyAnswer
+from trainmaster.live.control import AttemptRecord, ControlPlane, EventRecord, JobFilter, JobRecord, JobUpdate, WhyAnswer
 from trainmaster.live.http.access import SUBMITTER, Access, Caller
 from trainmaster.live.http.answers import answer, committed
 from trainmaster.live.http.schemas import (
@@ -111,13 +113,16 @@ async def signal(id: JobId, what: Signal, caller: Caller) -> Response:
 @router.post("/jobs/{verb}", status_code=204, dependencies=[SUBMITTER])
 async def change(verb: Verb, which: Ids, caller: Caller) -> Response:
     """All of them or none."""
-    ids, control = await run_in_threadpool(caller.touch, which.ids), caller.control
-    verbs = {
+    ids = await run_in_threadpool(caller.touch, which.ids)
+    await committed(verbs_of(caller.control)[verb](ids, caller.who.user), caller.settings.answer_timeout_s)
+    return Response(status_code=204)
+
+
+def verbs_of(control: ControlPlane) -> dict[Verb, Callable[[Sequence[int], str], Future[None]]]:
+    return {
         "cancel": control.cancel, "suspend": control.suspend, "resume": control.resume, "hold": control.hold, "release": control.release,
         "requeue": control.requeue,
     }  # fmt: skip
-    await committed(verbs[verb](ids, caller.who.user), caller.settings.answer_timeout_s)
-    return Response(status_code=204)
 
 
 @router.get("/jobs/{id}/wait", response_model=JobRecord)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from io import FileIO
 from typing import Annotated
@@ -46,7 +46,7 @@ async def logs(
 
 
 async def log_answer(
-    request: Request, caller: Access, job: int, rank: str, attempt: int | None, following: bool, begin: partial[int]
+    request: Request, caller: Access, job: int, rank: str, attempt: int | None, following: bool, begin: Callable[[FileIO], int]
 ) -> StreamingResponse:
     record, control = await run_in_threadpool(caller.job, job), caller.control
     if following and not record.state.ended:
