@@ -49,6 +49,24 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class TimesLeft:
+    """Seconds to the end by number of GPUs and progress: those of whole epochs are summed once."""
+
+    unit_s: Floats  # (sizes, epochs): seconds a unit of progress
+    after_s: Floats  # (sizes, epochs): from the end of each epoch to the last
+    ends: Floats  # progress at the ends of the epochs, from 0 on
+
+    @classmethod
+    def of(cls, rates: Floats, ends: Floats) -> TimesLeft:
+        spent_s = np.diff(ends) / rates
+        return cls(1 / rates, spent_s[:, ::-1].cumsum(axis=1)[:, ::-1] - spent_s, ends)
+
+    def at(self, done: float) -> Floats:
+        epoch = min(int(np.searchsorted(self.ends, done, side="right")) - 1, self.unit_s.shape[1] - 1)
+        return np.concatenate([[math.inf], self.after_s[:, epoch] + self.unit_s[:, epoch] * max(self.ends[epoch + 1] - done, 0.0)])
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
     """Jobs that differ in nothing the model looks at."""
 
@@ -88,6 +106,7 @@ class PlacementModel:
     kinds: list[Kind]
     times: dict[tuple[Path, str], StepTimes]  # (application's folder, accelerator)
     outside: set[str] = field(default_factory=set)
+    _times: dict[tuple[int, str, int, int], TimesLeft] = field(default_factory=dict)
     _paces: dict[tuple[int, str, tuple[float, ...], int], Pace] = field(default_factory=dict)
 
     def rates_by_type(self, jobs: JobTable, types: Sequence[str]) -> None:
@@ -122,13 +141,16 @@ class PlacementModel:
         return np.array([0.0, *rates])
 
     def seconds_left(self, row: int, accelerator: str, node_gpus: int, most: int, done: float) -> Floats:
-        """True seconds to the end on 0, 1, …, `most` GPUs, as in `speeds`."""
-        seconds = [math.inf]
-        for parts in packed(most, node_gpus):
-            pace = self._pace(row, Allocation((0,) * len(parts), parts, accelerator))
-            ends = np.array([0.0, *pace.until[:-1]])
-            seconds.append(float((np.diff(np.maximum(ends, done)) / pace.rates[:-1]).sum()))
-        return np.array(seconds)
+        """True seconds to the end on 0, 1, … GPUs, as in `speeds`; up to `most` or what the job's batch can be split over."""
+        key = (self.kind_of[row], accelerator, node_gpus, most)
+        times = self._times.get(key)
+        if times is None:
+            kind = self.kinds[self.kind_of[row]]
+            smallest = self.times[kind.app.folder, accelerator].smallest_local
+            most = 1 if kind.app.fixed_batch else max(min(most, kind.batch // smallest), 1)
+            paces = [self._pace(row, Allocation((0,) * len(parts), parts, accelerator)) for parts in packed(most, node_gpus)]
+            times = self._times[key] = TimesLeft.of(np.array([pace.rates[:-1] for pace in paces]), np.array([0.0, *kind.app.epoch_ends]))
+        return times.at(done)
 
     def _pace(self, row: int, allocation: Allocation) -> Pace:
         key = (self.kind_of[row], allocation.type, allocation.gpus, allocation.config)
