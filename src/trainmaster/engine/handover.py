@@ -128,6 +128,12 @@ class Handover:
         """A job that held its GPUs in fact holds nothing any more."""
         self._move(self.held.pop(row), +1)
 
+    def reshape(self, row: int) -> None:
+        """A job holds another share of the same GPUs; its processes run on."""
+        self._move(self.held.pop(row), +1)
+        self.held[row] = self.engine.parts(row)
+        self._move(self.held[row], -1)
+
     def starting(self, row: int) -> bool:
         return row in self.held and self.engine.state.jobs[row]["phase"] == STARTING
 
