@@ -89,7 +89,7 @@ class Engine:
         self.outcome = np.full(len(jobs), UNFINISHED, object)
         self._prepare_rows(rates)
         self._prepare_clock()
-        self.memory: Memory = policy.start_memory(int(jobs.seq.max(initial=-1)) + 1)
+        self.memory: Memory = policy.start_memory(self.seq_bound)
         self.active = np.zeros(0, np.int64)
         self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
         self.given: dict[int, tuple[Line, ...]] = {}  # lines that a holding job was given, by row
@@ -464,9 +464,13 @@ class Engine:
         """A job that is not offered waits from now on."""
         kernels.offer(self.state.clock, np.int32(self.row(seq)))
 
-    def withdraw(self, seq: int) -> None:
-        """A waiting job is not offered any more."""
-        kernels.withdraw(self.state.clock, np.int32(self.row(seq)))
+    def take_back(self, seq: int) -> None:
+        """A job is stopped at a person's wish, or waits no more; it is not offered until `offer`."""
+        row, S = self.row(seq), self.state
+        if S.jobs[row]["running"]:
+            kernels.take_back(S.clock, np.int32(row))
+        elif S.jobs[row]["phase"] == WAITING:
+            kernels.withdraw(S.clock, np.int32(row))
 
     def set_pinned(self, seq: int, pinned: bool) -> None:
         """Whether a job may be stopped for others."""
@@ -477,11 +481,17 @@ class Engine:
 
     def row(self, seq: int) -> int:
         """Where a job stands in the table; KeyError if it does not."""
-        return self._row_of_seq[seq]
+        return self.row_of[seq]
 
     @cached_property
-    def _row_of_seq(self) -> dict[int, int]:
+    def row_of(self) -> dict[int, int]:
+        """Row by seq."""
         return {seq: row for row, seq in enumerate(self.jobs.seq.tolist())}
+
+    @property
+    def seq_bound(self) -> int:
+        """Above every seq."""
+        return int(self.jobs.seq.max(initial=-1)) + 1
 
     @property
     def _handover(self) -> Handover:

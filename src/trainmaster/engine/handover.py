@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.engine import kernels
-from trainmaster.engine.state import CLAIM, DRAIN, STARTING
+from trainmaster.engine.state import CLAIM, DRAIN, STARTING, WAITING
 from trainmaster.workload.jobs import GPU_MILLI
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Parts:
     slot: NDArray[np.int32]  # the shared GPU of a fraction, -1 = whole ones
     cpu_milli: Ints
     memory_mib: Ints
-    allocation: int  # its row in the log
+    allocation: int = -1  # its row in the log, -1 = of an engine before this one
 
 
 @dataclass(slots=True)
@@ -121,7 +121,10 @@ class Handover:
         job["held_s"] += tail_s
         job["settled_gpu_s"] += gpu_s
         job["overhead_gpu_s"] += gpu_s
-        S.alloc_end_s[drain.parts.allocation] = self.engine.clock["now_s"]
+        if job["phase"] == WAITING:
+            kernels.rank_anew(S.clock, np.int32(row))
+        if drain.parts.allocation >= 0:
+            S.alloc_end_s[drain.parts.allocation] = self.engine.clock["now_s"]
         self._move(drain.parts, +1)
 
     def release(self, row: int) -> None:
@@ -133,6 +136,14 @@ class Handover:
         self._move(self.held.pop(row), +1)
         self.held[row] = self.engine.parts(row)
         self._move(self.held[row], -1)
+
+    def resume(self, claims: list[int], held: list[int], drains: dict[int, Drain]) -> None:
+        """Who holds what in fact, in an engine that has just been built."""
+        self.claims = {row: self.engine.parts(row) for row in claims}
+        self.held = {row: self.engine.parts(row) for row in held}
+        self.drains = dict(drains)
+        for parts in (*self.held.values(), *(drain.parts for drain in drains.values())):
+            self._move(parts, -1)
 
     def starting(self, row: int) -> bool:
         return row in self.held and self.engine.state.jobs[row]["phase"] == STARTING

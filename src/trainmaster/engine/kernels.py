@@ -248,12 +248,24 @@ def count_node(S, node, by):
 def move_free(S, node, milli):
     """Change how much of a node's unshared GPUs is free. Below zero is a bug: the caller has looked."""
     n = S.nodes[node]
-    count_node(S, node, NOWHERE)
+    if n.up:
+        count_node(S, node, NOWHERE)
     n.free_milli += milli
     if n.free_milli < 0:
         S.broken = node
         n.free_milli = 0
-    count_node(S, node, ONE)
+    if n.up:
+        count_node(S, node, ONE)
+
+
+@njit
+def count_pool(S, node, milli):
+    """Change what a pool has free by what one of its nodes has; a node that is closed counts for what is held there alone."""
+    n = S.nodes[node]
+    if n.up:
+        S.pools[n.pool].free_milli += milli
+    else:
+        S.pools[n.pool].total_milli -= milli
 
 
 @njit
@@ -268,7 +280,7 @@ def take(S, node, milli, cpu_milli, memory_mib, slot):
             S.broken = node
     elif milli > 0:
         move_free(S, node, -milli)
-    S.pools[n.pool].free_milli -= milli
+    count_pool(S, node, -milli)
     if n.counts_cpu:
         n.cpu_free_milli -= cpu_milli
     if n.counts_memory:
@@ -285,7 +297,7 @@ def give(S, node, milli, cpu_milli, memory_mib, slot):
             move_free(S, node, np.int64(1000))
     elif milli > 0:
         move_free(S, node, milli)
-    S.pools[n.pool].free_milli += milli
+    count_pool(S, node, milli)
     if n.counts_cpu:
         n.cpu_free_milli += cpu_milli
     if n.counts_memory:
@@ -1599,22 +1611,23 @@ def clear_node(clock, node, failed, checkpoint_s):
 
 @njit(types.void(STATE, types.int32, types.boolean), cache=True)
 def set_node(clock, node, up):
-    """A node joins or leaves. What ran on it has been stopped by the caller."""
+    """A node opens or closes. A closed one takes nobody new; who is there may stay until somebody stops it."""
     S = clock[0]
-    c, n = S, S.nodes[node]
+    n = S.nodes[node]
     if bool(n.up) == up:
         return
-    milli = np.int64(n.gpus) * 1000
-    sign = 1 if up else -1
+    free = n.free_milli
+    for slot in range(n.slot, n.slot + n.gpus):
+        if S.slots[slot] > 0:
+            free += 1000 - S.slots[slot]
     if not up:
         count_node(S, node, NOWHERE)
     n.up = 1 if up else 0
     if up:
         count_node(S, node, ONE)
-    S.pools[n.pool].total_milli += sign * milli
-    S.pools[n.pool].free_milli += sign * milli
-    if not up and n.free_milli != milli:
-        c.broken = node
+    sign = 1 if up else -1
+    S.pools[n.pool].total_milli += sign * free
+    S.pools[n.pool].free_milli += sign * free
     stir(S)
 
 
@@ -1678,6 +1691,27 @@ def give_up(clock, row, again):
 
 
 @njit(types.void(STATE, types.int32), cache=True)
+def rank_anew(clock, row):
+    """What a waiting job's key is made of has changed."""
+    S = clock[0]
+    if leave_heap(S, row):
+        S.fresh[S.n_fresh] = row
+        S.n_fresh += 1
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def take_back(clock, row):
+    """A holding job is stopped, and does not wait again until it is offered."""
+    S = clock[0]
+    give_all(S, S.jobs[row].allocation)
+    requeue(S, row)
+    S.jobs[row].phase = FUTURE
+    S.n_waiting -= 1
+    S.active_milli -= S.jobs[row].milli
+    stir(S)
+
+
+@njit(types.void(STATE, types.int32), cache=True)
 def withdraw(clock, row):
     """A waiting job is not offered any more."""
     S = clock[0]
@@ -1724,16 +1758,5 @@ def hold_again(clock, row, nodes, milli, slots, cpu_milli, memory_mib):
     if j.work_left < np.inf:
         S.finite_holding += 1
     add_running(S, row)
-    if j.due_s < np.inf:
-        push_due(S, row)
-
-
-@njit(types.void(STATE, types.int32), cache=True)
-def wait_again(clock, row):
-    """A waiting job of an engine that has just been built."""
-    S = clock[0]
-    S.jobs[row].phase = WAITING
-    S.fresh[S.n_fresh] = row
-    S.n_fresh += 1
-    S.n_waiting += 1
-    S.active_milli += S.jobs[row].milli
+    if j.phase == RUNNING:
+        find_rate(S, row)

@@ -18,9 +18,10 @@ from trainmaster.engine import kernels
 from trainmaster.engine.core import Engine, Setup
 from trainmaster.engine.executor import SimulatedExecutor
 from trainmaster.engine.result import FINISHED, Allocations, RunResult
-from trainmaster.engine.state import ENDED, RUNNING, WAITING
+from trainmaster.engine.state import ENDED
+from trainmaster.errors import InvariantBroken
 from trainmaster.policies.base import Policy
-from trainmaster.workload.jobs import Floats, JobTable
+from trainmaster.workload.jobs import GPU_MILLI, Floats, JobTable
 
 PROGRESS_EVERY = 2_000  # decisions
 
@@ -72,6 +73,8 @@ class Simulation(Engine):
             if not should and self.state.nodes[node]["up"]:
                 checkpoint_s = self.setup.faults.checkpoint_s if self.setup.faults else 0.0
                 kernels.clear_node(self.state.clock, np.int32(node), failed, checkpoint_s)
+                if self.state.nodes[node]["free_milli"] != self.state.nodes[node]["gpus"] * GPU_MILLI:
+                    raise InvariantBroken(f"{self.label}: node {node} leaves while jobs hold it")
             kernels.set_node(self.state.clock, np.int32(node), should)
         up_gpus = float(self.state.nodes["gpus"][self.state.nodes["up"] == 1].sum())
         self.capacity_log.append((float(self.clock["now_s"]), up_gpus))
@@ -101,14 +104,15 @@ class Simulation(Engine):
 
     def _result(self, wall_s: float) -> RunResult:
         S, clock, jobs = self.state, self.clock, self.jobs
-        for row in np.flatnonzero(S.jobs["running"]):
-            kernels.close_job(S.clock, np.int32(row))
+        record = self.record()
+        for holder in np.flatnonzero(S.jobs["running"]):
+            kernels.close_job(S.clock, np.int32(holder))
         state = S.jobs
         self.outcome[~np.isnan(state["finish_s"])] = FINISHED
-        record = self.record()
-        for seq, row in zip(record.seq, np.flatnonzero((state["phase"] == WAITING) | (state["phase"] == RUNNING)), strict=True):
+        for seq in record.seq.tolist():
+            row = self.row(seq)
             served = not np.isfinite(jobs.work[row]) and state[row]["held_s"] > 0
-            self.reason[row] = "a service: it has no end" if served else self.policy.explain(record, int(seq)).text
+            self.reason[row] = "a service: it has no end" if served else self.policy.explain(record, seq).text
         allocations = self._allocations()
         last = np.full(len(jobs), -1, np.int64)
         last[allocations.job] = np.arange(len(allocations.job))
