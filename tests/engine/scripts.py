@@ -47,5 +47,4 @@ def carried_out(jobs: Sequence[Job], cluster: Any, script: Mapping[float, Lines]
 
 def scripted(jobs: Sequence[Job], cluster: Any, script: Mapping[float, Lines], restart_cost_s: float = 0.0, *, model: Any = None,
              **setup: Any) -> Simulation:
-    options = {} if model is None else {"model": model}
-    return prepare(jobs, cluster, Scripted(script), restart_cost_s, **setup, **options)
+    return prepare(jobs, cluster, Scripted(script), restart_cost_s, model=model, **setup)
