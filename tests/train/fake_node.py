@@ -5,9 +5,21 @@ from __future__ import annotations
 import json
 import mmap
 import struct
+import time
 from pathlib import Path
 
 STOP, SUPERSEDED = 1, 2
+
+
+def flag(control: Path) -> memoryview:
+    with open(control / "flag", "r+b") as file:
+        return memoryview(mmap.mmap(file.fileno(), 64)).cast("q")
+
+
+def ask_to_stop(control: Path, reason: str = "preempt") -> None:
+    (control / "stop.tmp").write_text(json.dumps({"reason": reason, "deadline_s": time.time() + 60}))
+    (control / "stop.tmp").rename(control / "stop")
+    flag(control)[0] = STOP
 
 
 class FakeNode:
@@ -18,8 +30,7 @@ class FakeNode:
         self.control = folder / f"control.{attempt}"
         self.control.mkdir(parents=True)
         (self.control / "flag").write_bytes(struct.pack("<8q", 0, 0, margin, attempt, 0, 0, 0, 0))
-        with open(self.control / "flag", "r+b") as file:
-            self.flag = memoryview(mmap.mmap(file.fileno(), 64)).cast("q")
+        self.flag = flag(self.control)
         self.environment = {
             "TRAINMASTER_JOB_ID": job,
             "TRAINMASTER_ATTEMPT": str(attempt),
@@ -31,10 +42,8 @@ class FakeNode:
     def of_rank(self, rank: int, world: int) -> dict[str, str]:
         return {**self.environment, "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)}
 
-    def ask_to_stop(self, reason: str = "preempt", deadline_s: float = 4e9) -> None:
-        (self.control / "stop.tmp").write_text(json.dumps({"reason": reason, "deadline_s": deadline_s}))
-        (self.control / "stop.tmp").rename(self.control / "stop")
-        self.flag[0] = STOP
+    def ask_to_stop(self, reason: str = "preempt") -> None:
+        ask_to_stop(self.control, reason)
 
     def supersede(self) -> None:
         self.flag[0] = SUPERSEDED

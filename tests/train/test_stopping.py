@@ -11,10 +11,10 @@ import textwrap
 
 import pytest
 
-from trainmaster.errors import InputError, TrainmasterError
-from trainmaster.train.run import Run
 from train.counter import Counter, registered
 from train.fake_node import FakeNode
+from trainmaster.errors import InputError, TrainmasterError
+from trainmaster.train.run import Run
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_rank_far_ahead_waits_for_nobody_and_is_resumed_from_its_own_step(gang
 
 
 def test_checkpoints_by_the_clock_are_of_the_same_step_on_every_rank(gang, node):
-    runs, loops = gang(node, 3, every_s=1e-9)
+    _, loops = gang(node, 3, every_s=1e-9)
     for _ in range(6):
         for rank in (2, 1, 0):
             advance(loops, rank)
@@ -219,7 +219,7 @@ def test_a_second_checkpoint_or_one_after_the_first_step_is_refused(node):
 
 
 def test_a_control_folder_that_is_not_there_is_said_in_one_line(tmp_path):
-    with pytest.raises(InputError, match="TRAINMASTER_CONTROL: .*nowhere/flag"):
+    with pytest.raises(InputError, match=r"TRAINMASTER_CONTROL: .*nowhere/flag"):
         Run({"TRAINMASTER_CONTROL": str(tmp_path / "nowhere")})
 
 
@@ -242,9 +242,8 @@ SCRIPT = textwrap.dedent(
 
 
 def started(environment, settings="{}"):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, settings], env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    argv, pipe = [sys.executable, "-c", SCRIPT, settings], subprocess.PIPE
+    process = subprocess.Popen(argv, env={**os.environ, **environment}, stdout=pipe, stderr=pipe, text=True)
     assert process.stdout.readline() == "ready\n"
     return process
 
