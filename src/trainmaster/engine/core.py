@@ -41,6 +41,7 @@ from trainmaster.policies.base import (
 from trainmaster.workload.jobs import GPU_MILLI, Floats, JobTable
 from trainmaster.workload.perf.base import Allocation, PerformanceModel, Traits
 from trainmaster.workload.perf.constant import Constant
+from trainmaster.workload.perf.goodput import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,7 @@ class Engine:
     def _estimates(self) -> Floats | None:
         """Run times the policy may believe; None where it takes no estimate or the true ones."""
         source = getattr(self.policy.params, "estimate", "oracle")
-        if source == "oracle":
+        if source in ("oracle", *self.policy.own_estimates):
             return None
         if source == "predicted" and source not in self.jobs.estimates:
             keep_history(self.state, self.jobs)
@@ -313,8 +314,25 @@ class Engine:
             seed=self.setup.seed,
             policy_name=self.policy.name,
             true_remaining_s=true_remaining_s,
+            profile=self.model,
+            done=self.done,
+            report=self.report,
             holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
         )
+
+    def done(self, row: int) -> float:
+        """Work that a job has done by now."""
+        job, now_s = self.state.jobs[row], float(self.clock["now_s"])
+        working_s = max(now_s - max(job["since_s"], job["ready_s"]), 0.0) if job["running"] else 0.0
+        left = max(float(job["work_left"] - working_s * job["rate"]), 0.0)
+        return float(self.jobs.work[row]) - left
+
+    def report(self, row: int) -> Report | None:
+        """What a running job tells of itself, once its restart cost is paid; None where the model has no reports."""
+        job = self.state.jobs[row]
+        if self.traits.report is None or job["phase"] != RUNNING or not self.clock["now_s"] > job["ready_s"]:
+            return None
+        return self.traits.report(row, self.allocation(row), self.done(row))
 
     def parts(self, row: int) -> Parts:
         """What a job is given, as the ledger has it."""

@@ -22,6 +22,7 @@ from trainmaster.errors import ParamError
 
 if TYPE_CHECKING:
     from trainmaster.workload.jobs import JobTable
+    from trainmaster.workload.perf.goodput import Report
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -223,6 +224,9 @@ class View:
     seed: int
     policy_name: str
     true_remaining_s: Callable[[], Floats]
+    profile: Any  # the performance model: what was measured before the jobs ran (`needs=("profile",)`)
+    done: Callable[[int], float]  # row -> work done so far
+    report: Callable[[int], Report | None]  # row -> what a running job tells of itself, where its model has such reports
     holdings: Callable[[int], tuple[tuple[int, ...], tuple[float, ...]]]  # row -> (nodes, GPUs on each)
 
     @cached_property
@@ -342,6 +346,7 @@ class Policy(Generic[P]):
     memory_version: ClassVar[int] = 1
     preemptive: ClassVar[bool] = True  # a running job without a line is stopped
     round_s: ClassVar[float] = 0.0  # default of --round
+    own_estimates: ClassVar[tuple[str, ...]] = ()  # values of `estimate` that name no run times of the trace
 
     def __init__(self, params: P | None = None, **values: Any) -> None:
         self.params: P = self.params_type(**values) if params is None else params

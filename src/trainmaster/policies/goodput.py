@@ -84,8 +84,12 @@ class Fits:
 
     def goodputs(self, jobs: Array, gpus: Array) -> Floats:
         """Each job's best goodput on so many GPUs of one node."""
-        rows = zip(*self.columns(jobs), jobs.tolist(), gpus.tolist(), strict=True)
-        return np.array([best_batch(params, *stats, self.limits[job], 1, n).goodput for params, stats, _, job, n in rows])
+        params, stats, _ = self.columns(jobs)
+        chosen = [
+            best_batch(params[i], float(stats[i, 0]), float(stats[i, 1]), self.limits[job], 1, n)
+            for i, (job, n) in enumerate(zip(jobs.tolist(), gpus.tolist(), strict=True))
+        ]
+        return np.array([choice.goodput for choice in chosen])
 
     def config(self, job: int, nodes: int, gpus: int) -> int:
         """The batch a job runs at there: its best one; before it has reported, its initial one."""
@@ -95,7 +99,8 @@ class Fits:
         params = self.memory["params"][seq]
         if np.isnan(params[0]):
             return pack(*first_batch(limits, gpus))
-        choice = best_batch(params, *self.memory["stats"][seq], limits, nodes, gpus)
+        grad_sqr, grad_var = self.memory["stats"][seq].tolist()
+        choice = best_batch(params, grad_sqr, grad_var, limits, nodes, gpus)
         if not choice.goodput:
             return pack(*first_batch(limits, gpus))
         return pack(min(choice.atomic, limits.largest // (gpus * (choice.steps + 1))), choice.steps)

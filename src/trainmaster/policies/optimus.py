@@ -21,10 +21,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
+from trainmaster.errors import ParamError
 from trainmaster.policies.base import Array, Decision, EngineRules, Floats, Line, Memory, Policy, Preset, View, check, policy
+from trainmaster.policies.goodput import tunable
+from trainmaster.policies.speeds import accelerator_of, seconds_left
 
 Counts = tuple[int, ...]  # of each kind of task: (workers,), or (servers, workers)
 
@@ -36,17 +40,19 @@ class Params:
     converged_fall: float = 0.01  # of the loss in an epoch, relative to the first one: below it three times, a job has converged
     young_epochs: int = 20
     young: float = 0.95
-    even: bool = True  # place evenly; false: as --placement says, smallest first
+    whole_epochs: bool = False  # the oracle counts what is left after the present epoch, as the artifact does
+    place: str = "even"  # even: dealt out over the fewest servers; freest: from the server with most free GPUs, then the next
 
     def __post_init__(self) -> None:
         check(self.estimate in ("fitted", "oracle"), f"estimate: {self.estimate!r} is not fitted or oracle")
+        check(self.place in ("even", "freest"), f"place: {self.place!r} is not even or freest")
         check(self.interval_s > 0, "interval_s counts from above 0")
 
 
 PRESETS = {
     "pollux-artifact": Preset(
-        params={"estimate": "oracle", "even": False, "interval_s": 60.0},
-        rules=EngineRules(due_grid_s=1.0, placement="spread"),
+        params={"estimate": "oracle", "place": "freest", "whole_epochs": True, "interval_s": 60.0},
+        rules=EngineRules(due_grid_s=1.0),
         source="petuum/adaptdl, branch osdi21-artifact",
     )
 }
@@ -57,65 +63,66 @@ class Optimus(Policy[Params]):
     own_estimates = ("fitted",)
 
     def start_memory(self, jobs: int) -> Memory:
-        return {"speeds": {}}  # by seq: GPUs -> seconds a unit of work, as measured
+        return {"speeds": {}, "losses": {}, "epoch_work": {}}  # by seq; of speeds: GPUs -> seconds a unit of work, as measured
 
     def decide(self, view: View, memory: Memory) -> Decision:
         jobs, total = view.jobs, int(view.nodes.gpus[view.nodes.up].sum())
         if not len(jobs):
             return Decision()
-        left = oracle_left(view, total) if self.params.estimate == "oracle" else self.fitted_left(view, memory, total)
+        oracle = self.params.estimate == "oracle"
+        left = oracle_left(view, total, self.params.whole_epochs) if oracle else self.fitted_left(view, memory, total)
         counts = share(left, total)
-        starting = np.argsort(counts, kind="stable")
-        lines = self.evenly(view, starting, counts) if self.params.even else [
-            Line(int(jobs.row[i]), float(counts[i])) for i in starting.tolist() if counts[i]
-        ]  # fmt: skip
-        return Decision(lines=tuple(lines), lease_s=self.params.interval_s)
+        return Decision(lines=tuple(self.placed(view, counts)), lease_s=self.params.interval_s)
 
     def fitted_left(self, view: View, memory: Memory, total: int) -> list[Floats]:
         """Seconds left on 0, 1, … GPUs, by what each job has shown so far."""
         left = []
         self.learn(view, memory)
-        for i, seq in enumerate(view.jobs.seq.tolist()):
-            progress = view.progress(int(view.jobs.row[i]))
-            epochs, known = epochs_left(progress.losses, self.params.converged_fall, self.params.young_epochs)
-            seconds = unit_seconds(memory["speeds"].get(str(seq), {}), total) * progress.epoch_work * epochs
-            left.append(seconds * (1.0 if known else self.params.young))
+        for seq in view.jobs.seq.tolist():
+            epochs, known = epochs_left(tuple(memory["losses"].get(str(seq), ())), self.params.converged_fall, self.params.young_epochs)
+            epoch_s = unit_seconds(memory["speeds"].get(str(seq), {}), total) * memory["epoch_work"].get(str(seq), 1.0)
+            left.append(epoch_s * epochs * (1.0 if known else self.params.young))
         return left
 
     def learn(self, view: View, memory: Memory) -> None:
-        speeds, alive = memory["speeds"], {str(seq) for seq in view.jobs.seq.tolist()}
-        for ended in [seq for seq in speeds if seq not in alive]:
-            del speeds[ended]
-        observed = view.observed
-        held = dict(zip(view.jobs.seq.tolist(), view.jobs.held_gpus.tolist(), strict=True))
-        for seq, rate in zip(observed.seq.tolist(), observed.rate.tolist(), strict=True):
-            if rate > 0:
-                speeds.setdefault(str(seq), {})[str(int(held[seq]))] = 1.0 / rate
+        if not hasattr(view.profile, "report"):
+            missing = "fits the losses of jobs, and these --profiles have none"
+            raise ParamError(f"--policy: {view.policy_name} {missing}; its estimate may be oracle")
+        alive = {str(seq) for seq in view.jobs.seq.tolist()}
+        for known in (memory["speeds"], memory["losses"], memory["epoch_work"]):
+            for ended in [seq for seq in known if seq not in alive]:
+                del known[ended]
+        for i in np.flatnonzero(view.jobs.running).tolist():
+            seq, report, rate = str(view.jobs.seq[i]), view.report(int(view.jobs.row[i])), float(view.jobs.state["rate"][i])
+            if report is not None and rate > 0:
+                memory["speeds"].setdefault(seq, {})[str(report.measured.gpus)] = 1.0 / rate
+                memory["losses"][seq], memory["epoch_work"][seq] = report.losses, report.epoch_work
 
-    def evenly(self, view: View, order: Array, counts: Array) -> list[Line]:
+    def placed(self, view: View, counts: Array) -> list[Line]:
         """Jobs of unchanged size stay; the others are dealt out, smallest first."""
-        jobs = view.jobs
+        jobs, put = view.jobs, deal if self.params.place == "even" else take
         free = np.where(view.nodes.up, view.nodes.gpus, 0).astype(np.int64)
-        stays = jobs.running & (jobs.held_gpus == counts)
         lines = []
+        stays = jobs.running & (jobs.held_gpus == counts)
         for i in np.flatnonzero(stays).tolist():
-            nodes, gpus = view.holdings(int(jobs.row[i]))
-            free[list(nodes)] -= np.array(gpus, np.int64)
-            lines.append(Line(int(jobs.row[i]), float(counts[i])))
-        for i in order.tolist():
+            on, held = view.holdings(int(jobs.row[i]))
+            free[list(on)] -= np.array(held, np.int64)
+            lines += [Line(int(jobs.row[i]), n, node=node) for node, n in zip(on, held, strict=True)]
+        for i in np.argsort(counts, kind="stable").tolist():
             if counts[i] and not stays[i]:
-                parts = deal(int(counts[i]), free)
+                parts = put(int(counts[i]), free)
                 for node, gpus in parts:
                     free[node] -= gpus
                 lines += [Line(int(jobs.row[i]), float(gpus), node=node) for node, gpus in parts]
         return lines
 
 
-def oracle_left(view: View, total: int) -> list[Floats]:
+def oracle_left(view: View, total: int, whole_epochs: bool) -> list[Floats]:
     """True seconds left on 0, 1, … GPUs: as many as a job's batch can be split over."""
-    node_gpus = int(view.nodes.gpus.max())
-    accelerator = next(iter(view.capacity_gpus))
-    return [view.profile.seconds_left(row, accelerator, node_gpus, total, view.done(row)) for row in view.jobs.row.tolist()]
+    if not whole_epochs:
+        return [seconds_left(view, job, total) for job in range(len(view.jobs))]
+    left, node_gpus = tunable(view).seconds_after_epoch, int(view.nodes.gpus.max())
+    return [left(row, accelerator_of(view, row), node_gpus, total, view.done(row)) for row in view.jobs.row.tolist()]
 
 
 # ------------------------------------------------------------------------------------------------- growth
@@ -178,6 +185,16 @@ def deal(tasks: int, free: Array) -> list[tuple[int, int]]:
     return []
 
 
+def take(tasks: int, free: Array) -> list[tuple[int, int]]:
+    """(server, tasks): all that the emptiest server has, then the next, until the gang is whole."""
+    parts, left = list[tuple[int, int]](), tasks
+    for server in np.argsort(-free, kind="stable").tolist():
+        if left and free[server]:
+            parts.append((server, min(left, int(free[server]))))
+            left -= parts[-1][1]
+    return [] if left else parts
+
+
 # ------------------------------------------------------------------------------------------------- fits
 
 
@@ -196,7 +213,7 @@ def unit_seconds(measured: dict[str, float], most: int) -> Floats:
     sizes = np.arange(most + 1, dtype=np.float64)
     points = {int(size): seconds for size, seconds in measured.items()}
     t = fit_speed(list(points), list(points.values())) if points else np.array([1.0, 0.0, 0.0])
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         seconds = t[0] / sizes + t[1] + t[2] * sizes
     for size, measured_s in points.items():
         if size <= most:
@@ -205,20 +222,28 @@ def unit_seconds(measured: dict[str, float], most: int) -> Floats:
     return seconds
 
 
-def fit_loss(losses: Sequence[float]) -> Floats:
+@lru_cache(maxsize=4096)
+def fit_loss(losses: tuple[float, ...]) -> Floats:
     """(b0, b1, b2) of l(k) = 1 / (b0 k + b1) + b2, k = 1, 2, …; the later a loss, the more it counts."""
     from scipy.optimize import nnls
 
     loss, k = np.asarray(losses, np.float64), np.arange(1, len(losses) + 1)
     weight = 4.0 ** (3 * (k - 1) // len(loss))
-    best, found = np.inf, np.array([0.0, 1.0, 0.0])
-    for floor in np.linspace(0.0, loss.min(), 40, endpoint=False):  # given b2 it is linear in 1 / (l - b2)
-        b, _ = nnls(np.stack([k, np.ones(len(k))], axis=1) * weight[:, None], weight / (loss - floor))
+
+    def given(floor: float) -> tuple[float, Floats]:
+        """Given b2 it is linear in 1 / (l - b2)."""
+        gap = loss - floor
+        b, _ = nnls(np.stack([k, np.ones(len(k))], axis=1) * (weight * gap)[:, None], weight)
         with np.errstate(divide="ignore"):
-            error = float((weight * (1 / (b[0] * k + b[1]) + floor - loss) ** 2).sum())
-        if error < best:
-            best, found = error, np.array([b[0], b[1], floor])
-    return found
+            return float((weight * (1 / (b[0] * k + b[1]) + floor - loss) ** 2).sum()), np.array([b[0], b[1], floor])
+
+    low, high = 0.0, float(loss.min()) * (1 - 1e-6)
+    for _ in range(3):
+        floors = np.linspace(low, high, 16)
+        errors = [given(float(floor))[0] for floor in floors]
+        best = int(np.argmin(errors))
+        low, high = floors[max(best - 1, 0)], floors[min(best + 1, 15)]
+    return given(float(floors[best]))[1]
 
 
 def converged_at(loss: Callable[[int], float], fall: float, *, window: int = 1, in_a_row: int = 3, most: int = 10_000) -> int:
@@ -231,7 +256,7 @@ def converged_at(loss: Callable[[int], float], fall: float, *, window: int = 1, 
     return most
 
 
-def epochs_left(losses: Sequence[float], fall: float, young_epochs: int) -> tuple[float, bool]:
+def epochs_left(losses: tuple[float, ...], fall: float, young_epochs: int) -> tuple[float, bool]:
     """Epochs until the fitted loss has converged, at least one; and whether there was enough to fit."""
     if len(losses) < 3:
         return float(young_epochs), False

@@ -51,9 +51,7 @@ class Params:
 
 
 PRESETS = {
-    "artifact": Preset(
-        params={"search": "genetic"}, rules=EngineRules(round_s=60.0, restart_cost_s=30.0, due_grid_s=1.0), source="petuum/adaptdl, branch osdi21-artifact"
-    )
+    "artifact": Preset(params={"search": "genetic"}, rules=EngineRules(due_grid_s=1.0), source="petuum/adaptdl, branch osdi21-artifact")
 }
 
 
@@ -135,7 +133,7 @@ class Pollux(Policy[Params]):
 
     def answer(self, view: View, memory: Memory, fits: Fits, order: Array, base: Ints, rows: Ints) -> Decision:
         lines = []
-        for i, (job, before, after) in enumerate(zip(order.tolist(), base, rows, strict=True)):
+        for job, before, after in zip(order.tolist(), base, rows, strict=True):
             parts = [(int(node), int(gpus)) for node, gpus in after if node >= 0]
             if not parts:
                 continue

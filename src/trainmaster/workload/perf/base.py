@@ -12,6 +12,7 @@ A model may say more; what it leaves out has the default of `Traits`:
     rate_cards = True                         `Allocation.config` names an entry of the job's rate card
     restart_s(jobs) -> seconds by row         its own cost of a start, for `--restart-cost`; NaN = as the flag says
     change_s(row, before, after) -> seconds   its own cost of a resize, a migration or another configuration
+    report(row, allocation, done) -> Report   what a job that runs there tells of itself
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from trainmaster.cluster.cluster import Cluster
 from trainmaster.workload.jobs import JobTable
+from trainmaster.workload.perf.goodput import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Traits:
     rate_cards: bool
     restart_s: Callable[[JobTable], NDArray[np.float64]] | None
     change_s: Callable[[int, Allocation, Allocation], float] | None
+    report: Callable[[int, Allocation, float], Report] | None
 
     @classmethod
     def of(cls, model: Any) -> Traits:
@@ -68,6 +71,7 @@ class Traits:
             rate_cards=getattr(model, "rate_cards", False),
             restart_s=getattr(model, "restart_s", None),
             change_s=getattr(model, "change_s", None),
+            report=getattr(model, "report", None),
         )
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.workload.jobs import Floats
+from trainmaster.workload.perf.threads import one_thread
 
 ALPHA_C, BETA_C, ALPHA_N, BETA_N, ALPHA_R, BETA_R, GAMMA = range(7)  # places in a vector of throughput parameters
 NOTHING_S = 1e-8  # what is not there takes this long, so that its logarithm exists
@@ -69,6 +70,8 @@ class Report:
     measured: Measured
     grad_sqr: float  # squared norm of the gradient
     grad_var: float  # its variance, in units of the initial batch
+    losses: tuple[float, ...] = ()  # of validation, an epoch each
+    epoch_work: float = 0.0  # of the present epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +126,13 @@ def fit(measured: Sequence[Measured], *, tolerance: float | None = None) -> Mode
         pin([BETA_N, BETA_R], NOTHING_S)
     loss, log_pass, log_step = kernels().loss, np.log(np.maximum(pass_s, NOTHING_S)), np.log(np.maximum(step_s, NOTHING_S))
     args = (nodes > 1, gpus.astype(np.float64), atomic.astype(np.float64), log_pass, log_step)
-    with one_thread().limit(limits=1):
+    with one_thread():
         found = minimize(loss, start, args=args, jac=True, bounds=np.stack([low, high], axis=1), method="L-BFGS-B", tol=tolerance)
     params: ModelParams = found.x
     if not (nodes > 1).any():  # between nodes it is no faster than inside one
         params[ALPHA_N] = max(params[ALPHA_N], params[ALPHA_R] * 1.1)
         params[BETA_N] = max(params[BETA_N], params[BETA_R] * 1.1)
     return params
-
-
-@cache
-def one_thread() -> Any:
-    """Seven unknowns: threads of the linear algebra would only wait for one another, a hundred times as long as the fit takes."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
 
 
 @cache

@@ -23,6 +23,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class Pace:
     until: list[float]
     batch: int  # global
     atomic: int
+    steps: int  # of accumulation
     step_s: float
     sync_s: float
 
@@ -52,18 +54,29 @@ class Pace:
 class TimesLeft:
     """Seconds to the end by number of GPUs and progress: those of whole epochs are summed once."""
 
-    unit_s: Floats  # (sizes, epochs): seconds a unit of progress
+    unit_s: Floats  # (sizes, epochs): seconds a unit of progress; infinite for size 0
     after_s: Floats  # (sizes, epochs): from the end of each epoch to the last
-    ends: Floats  # progress at the ends of the epochs, from 0 on
+    measured_s: Floats  # (sizes, epochs): the same by the iterations that were counted
+    ends: list[float]  # progress at the ends of the epochs, from 0 on
 
     @classmethod
-    def of(cls, rates: Floats, ends: Floats) -> TimesLeft:
-        spent_s = np.diff(ends) / rates
-        return cls(1 / rates, spent_s[:, ::-1].cumsum(axis=1)[:, ::-1] - spent_s, ends)
+    def of(cls, paces: Sequence[Pace], ends: Floats, steps_left: Floats) -> TimesLeft:
+        unit_s = np.stack([np.full(len(ends) - 1, np.inf), *(1 / np.array(pace.rates[:-1]) for pace in paces)])
+        spent_s = np.diff(ends) * unit_s
+        iteration_s = np.array([math.inf, *(pace.step_s + pace.steps * (pace.step_s - pace.sync_s) for pace in paces)])
+        after_s = np.zeros_like(spent_s)
+        after_s[:, :-1] = spent_s[:, :0:-1].cumsum(axis=1)[:, ::-1]
+        return cls(unit_s, after_s, iteration_s[:, None] * np.maximum(steps_left, 1), ends.tolist())
 
     def at(self, done: float) -> Floats:
-        epoch = min(int(np.searchsorted(self.ends, done, side="right")) - 1, self.unit_s.shape[1] - 1)
-        return np.concatenate([[math.inf], self.after_s[:, epoch] + self.unit_s[:, epoch] * max(self.ends[epoch + 1] - done, 0.0)])
+        epoch = self.epoch(done)
+        return self.after_s[:, epoch] + self.unit_s[:, epoch] * max(self.ends[epoch + 1] - done, 0.0)
+
+    def after_epoch(self, done: float) -> Floats:
+        return self.measured_s[:, self.epoch(done)]
+
+    def epoch(self, done: float) -> int:
+        return min(bisect_right(self.ends, done) - 1, len(self.ends) - 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +118,7 @@ class PlacementModel:
     kind_of: list[int]  # by row
     kinds: list[Kind]
     times: dict[tuple[Path, str], StepTimes]  # (application's folder, accelerator)
+    rate_cards: ClassVar[bool] = True
     outside: set[str] = field(default_factory=set)
     _times: dict[tuple[int, str, int, int], TimesLeft] = field(default_factory=dict)
     _paces: dict[tuple[int, str, tuple[float, ...], int], Pace] = field(default_factory=dict)
@@ -124,7 +138,9 @@ class PlacementModel:
         sqr, var = app.statistics(pace.batch)
         gpus = int(allocation.total_gpus)
         measured = Measured(len(allocation.nodes), gpus, pace.atomic, pace.step_s - pace.sync_s, pace.step_s)
-        return Report(measured, float(sqr[epoch]), float(var[epoch]))
+        losses = tuple(app.losses(pace.batch)[: bisect_right(pace.until, done)].tolist())
+        begin = app.epoch_ends[epoch - 1] if epoch else 0.0
+        return Report(measured, float(sqr[epoch]), float(var[epoch]), losses, app.epoch_ends[epoch] - begin)
 
     def limits(self, row: int, accelerator: str) -> BatchLimits:
         """Within which the job may choose its batch."""
@@ -142,15 +158,23 @@ class PlacementModel:
 
     def seconds_left(self, row: int, accelerator: str, node_gpus: int, most: int, done: float) -> Floats:
         """True seconds to the end on 0, 1, … GPUs, as in `speeds`; up to `most` or what the job's batch can be split over."""
+        return self._times_left(row, accelerator, node_gpus, most).at(done)
+
+    def seconds_after_epoch(self, row: int, accelerator: str, node_gpus: int, most: int, done: float) -> Floats:
+        """Seconds of the iterations measured after the present epoch, at least one: the artifact's idea of what is left."""
+        return self._times_left(row, accelerator, node_gpus, most).after_epoch(done)
+
+    def _times_left(self, row: int, accelerator: str, node_gpus: int, most: int) -> TimesLeft:
         key = (self.kind_of[row], accelerator, node_gpus, most)
         times = self._times.get(key)
         if times is None:
             kind = self.kinds[self.kind_of[row]]
-            smallest = self.times[kind.app.folder, accelerator].smallest_local
-            most = 1 if kind.app.fixed_batch else max(min(most, kind.batch // smallest), 1)
+            app, smallest = kind.app, self.times[kind.app.folder, accelerator].smallest_local
+            most = 1 if app.fixed_batch else max(min(most, kind.batch // smallest), 1)
             paces = [self._pace(row, Allocation((0,) * len(parts), parts, accelerator)) for parts in packed(most, node_gpus)]
-            times = self._times[key] = TimesLeft.of(np.array([pace.rates[:-1] for pace in paces]), np.array([0.0, *kind.app.epoch_ends]))
-        return times.at(done)
+            steps_left = app.steps(kind.batch)[-1] - app.steps(kind.batch)
+            times = self._times[key] = TimesLeft.of(paces, np.array([0.0, *app.epoch_ends]), steps_left)
+        return times
 
     def _pace(self, row: int, allocation: Allocation) -> Pace:
         key = (self.kind_of[row], allocation.type, allocation.gpus, allocation.config)
@@ -185,7 +209,7 @@ class PlacementModel:
             step_s = (step_s - sync_s) * atomic / near.largest_local + sync_s
         batch = total * atomic * (steps + 1)
         rates = app.gain(batch) / (step_s + steps * (step_s - sync_s))
-        return Pace([*rates.tolist(), float(rates[-1])], [*app.epoch_ends, math.inf], batch, atomic, step_s, sync_s)
+        return Pace([*rates.tolist(), float(rates[-1])], [*app.epoch_ends, math.inf], batch, atomic, steps, step_s, sync_s)
 
 
 def packed(most: int, node_gpus: int) -> list[tuple[float, ...]]:

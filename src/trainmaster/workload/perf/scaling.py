@@ -71,6 +71,7 @@ class ScalingModel:
         return rate, math.inf
 
     def speeds(self, row: int, accelerator: str, node_gpus: int, most: int, done: float) -> Floats:
+        """Iterations a second on 0, 1, …, `most` GPUs."""
         return self.curve(row, accelerator).up_to(most)
 
     def curve(self, row: int, accelerator: str) -> Curve:
