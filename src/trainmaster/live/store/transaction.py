@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, Executable, Table, and_, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import CursorResult
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import StatementError
 
-from trainmaster.errors import InvariantBroken
+from trainmaster.errors import InvariantBroken, TrainmasterError
 from trainmaster.live.store import tables
 from trainmaster.live.store.rows import AttemptRow, NewEvent, NewJob
 
@@ -167,9 +167,9 @@ class Transaction:
             raise self._failed
         try:
             return self._connection.execute(statement, values)
-        except DBAPIError as error:
-            self._failed = error
-            raise
+        except StatementError as error:
+            self._failed = error.orig if isinstance(error.orig, TrainmasterError) else error  # a column refused the value
+            raise self._failed from None
 
     def _take(self, name: str, count: int) -> range:
         self._counted = True
