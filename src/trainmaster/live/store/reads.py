@@ -33,6 +33,7 @@ jobs, attempts, events, decisions, tokens = tables.jobs, tables.attempts, tables
 
 RECORD_COLUMNS = [jobs.c[f.name] for f in fields(JobRecord) if f.name not in ("eta_s", "place")]
 ROW_COLUMNS = [jobs.c[f.name] for f in fields(JobRow)]
+ROW_NAMES = tuple(column.name for column in ROW_COLUMNS)
 ATTEMPT_COLUMNS = [attempts.c[f.name] for f in fields(AttemptRow)]
 EVENT_COLUMNS = [events.c[f.name] for f in fields(EventRecord)]
 JobDraft = draft_of(JobRecord, [column.name for column in RECORD_COLUMNS])
@@ -41,7 +42,7 @@ TOKEN_COLUMNS = [tokens.c[f.name] for f in fields(TokenRow)]
 
 def active_jobs(connection: Connection) -> ActiveJobs:
     rows = connection.execute(select(*ROW_COLUMNS).where(tables.IS_ACTIVE).order_by(jobs.c.id))
-    active = tuple(job_row(row._mapping) for row in rows)
+    active = tuple(job_row(row) for row in rows.fetchall())
     wanted = select(jobs.c.spec).where(tables.IS_ACTIVE)
     bodies = {id: (body, env) for id, body, env in connection.execute(select(tables.specs).where(tables.specs.c.id.in_(wanted)))}
     digests = select(tables.specs.c.env).where(tables.specs.c.id.in_(wanted))
@@ -184,10 +185,10 @@ def job_record(row: Iterable[Any]) -> JobRecord:
     return draft
 
 
-def job_row(values: Any) -> JobRow:
-    row = JobRow(**values)
+def job_row(values: Iterable[Any]) -> JobRow:
+    row = JobRow(**dict(zip(ROW_NAMES, values, strict=True)))
     decode(row)
-    row.engine = json.loads(values["engine"])
+    row.engine = json.loads(row.engine)  # type: ignore[arg-type]
     return row
 
 

@@ -25,12 +25,12 @@ from trainmaster.live.store.database import Database, first_line
 from trainmaster.live.store.errors import CommitUnknown, StoreUnavailable
 from trainmaster.live.store.lease import Lease
 from trainmaster.live.store.rows import ActiveJobs, DecisionRow, NodeMark, PolicyMemory, TokenRow, Usage
-from trainmaster.live.store.transaction import Counters, Transaction, read_counters
+from trainmaster.live.store.transaction import Known, Transaction
 
 
 class Store:
-    def __init__(self, database: Database, held: Lease, counters: Counters, now: Callable[[], float]) -> None:
-        self._database, self._lease, self._counters, self._now = database, held, counters, now
+    def __init__(self, database: Database, held: Lease, known: Known, now: Callable[[], float]) -> None:
+        self._database, self._lease, self._known, self._now = database, held, known, now
         self._writing = threading.Lock()
         self._writing_thread: int | None = None
         self._unknown: CommitUnknown | None = None
@@ -53,12 +53,12 @@ class Store:
                     lease.refuse_if_held(connection, database.where, now())
                 migrate.upgrade(connection, database.where)
                 held = lease.take(connection, owner, lease_s, now())
-                counters = read_counters(connection)
+                known = Known(connection)
         except BaseException:
             database.close()
             raise
         lease.HELD.add(held.token)
-        return cls(database, held, counters, now)
+        return cls(database, held, known, now)
 
     @property
     def where(self) -> str:
@@ -82,9 +82,9 @@ class Store:
             now_s = self._now()
             number = self._lease.fence(connection, now_s)
             self._settle(number - 1)
-            tx = Transaction(connection, number, self._counters, now_s)
+            tx = Transaction(connection, number, self._known, now_s)
             yield tx
-            tx.finish()
+            tx.check()
             try:
                 scope.commit()
             except DBAPIError as error:
@@ -92,6 +92,7 @@ class Store:
                     raise
                 self._unknown = CommitUnknown(f"{self.where}: the connection broke at COMMIT ({first_line(error)})", number)
                 raise self._unknown from error
+            self._known.committed(tx.environments)
 
     def committed(self, unknown: CommitUnknown) -> bool:
         """Whether that transaction was committed after all."""

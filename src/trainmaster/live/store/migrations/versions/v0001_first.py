@@ -13,15 +13,6 @@ APPEND_ONLY = "events are append-only"
 def upgrade() -> None:
     active, live = sa.text("state NOT IN ('CANCELLED', 'FAILED', 'SUCCEEDED', 'TIMEOUT')"), sa.text("end_s IS NULL")
     op.create_table(
-        "counters",
-        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("job", WHOLE, nullable=False),
-        sa.Column("spec", WHOLE, nullable=False),
-        sa.Column("event", WHOLE, nullable=False),
-        sa.Column("token", WHOLE, nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_counters"),
-    )
-    op.create_table(
         "decisions",
         sa.Column("id", WHOLE, autoincrement=False, nullable=False),
         sa.Column("at_s", sa.Double(), nullable=False),
@@ -184,7 +175,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_attempts_live", "attempts", ["job"], sqlite_where=live, postgresql_where=live)
     op.execute("INSERT INTO lease (id, epoch, until_s, transactions) VALUES (1, 0, 0, 0)")
-    op.execute("INSERT INTO counters (id, job, spec, event, token) VALUES (1, 0, 0, 0, 0)")
     if op.get_bind().dialect.name == "sqlite":
         for verb in ("UPDATE", "DELETE"):
             op.execute(
