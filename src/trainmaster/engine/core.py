@@ -109,7 +109,7 @@ class Engine:
         source = getattr(self.policy.params, "estimate", "oracle")
         if source == "oracle":
             return None
-        if source == "predicted":
+        if source == "predicted" and source not in self.jobs.estimates:
             keep_history(self.state, self.jobs)
             return self.state.jobs["estimate_s"]
         if source == "limit":
@@ -373,6 +373,13 @@ class Engine:
         return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["now_s"]), seq=S.jobs["seq"][rows],
                               verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip
 
+    def waiting_in_order(self) -> np.ndarray:
+        """seqs of the waiting jobs as the last decision ordered them: what a list policy ranked, else priority and submission."""
+        S = self.state
+        rows = np.flatnonzero(S.jobs["phase"] == WAITING)
+        keys = S.keys[rows] if isinstance(self.policy, ListPolicy) else S.keys[rows, :1]
+        return S.jobs["seq"][rows[np.lexsort((rows, *keys.T[::-1]))]]
+
     # --------------------------------------------------------------------------------------------- the loop
 
     def advance(self) -> int:
@@ -470,6 +477,7 @@ class Engine:
         row, S = self.row(seq), self.state
         if S.jobs[row]["running"]:
             kernels.take_back(S.clock, np.int32(row))
+            self._handover.carry_out()
         elif S.jobs[row]["phase"] == WAITING:
             kernels.withdraw(S.clock, np.int32(row))
 

@@ -83,6 +83,8 @@ def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
     S.fresh[: len(waiting)] = waiting
     clock["n_fresh"] = clock["n_waiting"] = len(waiting)
     clock["active_milli"] += int(S.jobs["milli"][waiting].sum())
+    engine.active = np.sort(rows[(state["phase"] == WAITING) | (state["running"] == 1)])
+    S.jobs["arrive_s"] = np.maximum(S.jobs["arrive_s"], snapshot.now_s)
     S.replace("arrivals", np.ascontiguousarray(S.arrivals[~np.isin(S.arrivals, rows)]))
     if engine.handover is not None:
         claims = [known[seq] for seq in snapshot.claims if seq in known]

@@ -64,7 +64,7 @@ async def on_trouble(request: Request, error: Exception) -> Response:
 
 async def on_bad_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    complaints = [f"{_where(each['loc'])}: {each['msg']}" for each in error.errors()[:COMPLAINTS]]
+    complaints = [f"{_where(each['loc'])}: {each['msg'].removeprefix('Value error, ')}" for each in error.errors()[:COMPLAINTS]]
     more = len(error.errors()) - COMPLAINTS
     return error_answer(request, 422, "; ".join(complaints) + (f"; and {more} more" if more > 0 else ""))
 

@@ -106,7 +106,7 @@ class Server:
         while not serving.done():
             await asyncio.wait({serving}, timeout=0.1)
             if self._server.should_exit:
-                self._app.state.stopping.set()  # followers of logs would wait for ever
+                self._app.state.service.stopping.set()  # followers of logs would wait for ever
         await serving
 
 

@@ -11,8 +11,9 @@ from trainmaster.live.control import PolicyRecord
 from trainmaster.live.http.access import ADMIN, OPERATOR, Caller
 from trainmaster.live.http.answers import answer, committed
 from trainmaster.live.http.schemas import Changed, Drain, Nodes, PolicyChange, Queues, Status
+from trainmaster.live.http.strict_json import StrictRoute
 
-router = APIRouter(tags=["cluster"])
+router = APIRouter(tags=["cluster"], route_class=StrictRoute)
 
 NodeName = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/\\]+$")]
 

@@ -31,13 +31,15 @@ from trainmaster.live.http.schemas import (
     SubmittedAll,
     Verb,
 )
+from trainmaster.live.http.service import service_of
+from trainmaster.live.http.strict_json import StrictRoute
 from trainmaster.live.spec import JobSpec, Name, Word
 from trainmaster.live.states import State
 
 MAX_EVENTS = 10_000
 MAX_WAIT_S = 60.0
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 
 JobId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 SAME = "a request that is sent again with the same key gets the same ids, and nothing is submitted twice"
@@ -130,7 +132,8 @@ async def wait(id: JobId, request: Request, caller: Caller, timeout_s: Timeout =
     """The job once it has ended, or as it is when the time is up."""
     record = await run_in_threadpool(caller.job, id)
     if not record.state.ended:
-        record = await request.app.state.watch.ended(id, timeout_s) or await run_in_threadpool(caller.job, id)
+        await service_of(request).watch.ended(id, timeout_s)
+        record = await run_in_threadpool(caller.job, id)
     return answer(JobRecord, record)
 
 

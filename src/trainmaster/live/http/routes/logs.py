@@ -17,8 +17,10 @@ from trainmaster.live.http.answers import answer
 from trainmaster.live.http.logs import follow, log_file, once, open_log, sizes, tail_offset
 from trainmaster.live.http.routes.jobs import JobId
 from trainmaster.live.http.schemas import LARGEST_ID, LogFiles
+from trainmaster.live.http.service import service_of
+from trainmaster.live.http.strict_json import StrictRoute
 
-router = APIRouter(tags=["logs"])
+router = APIRouter(tags=["logs"], route_class=StrictRoute)
 
 Rank = Annotated[str, Query(max_length=32, pattern=r"^[A-Za-z0-9_.-]+$", description='"0", "1", ..., "system"')]
 AttemptNumber = Annotated[int | None, Query(ge=1, le=1_000_000, description="the newest, unless given")]
@@ -54,7 +56,7 @@ async def log_answer(
             files = await run_in_threadpool(control.log_files, job, attempt)
             if files:
                 await run_in_threadpool(log_file, control, job, attempt, rank)
-        chunks = _counted(request, follow(control, job, attempt, rank, begin, request.app.state.stopping))
+        chunks = _counted(request, follow(control, job, attempt, rank, begin, service_of(request).stopping))
     else:
         file = open_log(await run_in_threadpool(log_file, control, job, attempt, rank))
         chunks = once(file, begin(file))
@@ -67,16 +69,16 @@ def _begin(offset: int, tail: int | None, file: FileIO) -> int:
 
 def _counted(request: Request, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """At most so many streams at a time; refused before the first byte."""
-    state = request.app.state
-    if state.streams >= state.settings.max_streams:
-        raise TrainmasterError(f"{state.streams} logs are being followed; try again when one has ended")
-    state.streams += 1
+    service = service_of(request)
+    if service.streams >= service.settings.max_streams:
+        raise TrainmasterError(f"{service.streams} logs are being followed; try again when one has ended")
+    service.streams += 1
 
     async def counted() -> AsyncIterator[bytes]:
         try:
             async for chunk in chunks:
                 yield chunk
         finally:
-            state.streams -= 1
+            service.streams -= 1
 
     return counted()

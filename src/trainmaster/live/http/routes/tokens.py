@@ -12,8 +12,10 @@ from trainmaster.live.http.access import ADMIN, Caller
 from trainmaster.live.http.answers import answer
 from trainmaster.live.http.auth import Authenticator, Role, TokenRow
 from trainmaster.live.http.schemas import LARGEST_ID, Issued, LoginCode, NewToken, Person, Token, Tokens
+from trainmaster.live.http.service import service_of
+from trainmaster.live.http.strict_json import StrictRoute
 
-router = APIRouter(tags=["tokens"])
+router = APIRouter(tags=["tokens"], route_class=StrictRoute)
 
 
 @router.get("/whoami", response_model=Person)
@@ -24,7 +26,7 @@ async def whoami(caller: Caller) -> Response:
 @router.post("/login-code", response_model=LoginCode)
 async def login_code(request: Request, caller: Caller) -> Response:
     """For the status page: opens it in a browser without typing the token."""
-    return answer(LoginCode, LoginCode(f"/login?code={request.app.state.sessions.code(caller.who.digest)}"))
+    return answer(LoginCode, LoginCode(f"/login?code={service_of(request).sessions.code(caller.who.digest)}"))
 
 
 @router.get("/tokens", response_model=Tokens)
@@ -35,23 +37,23 @@ def tokens(request: Request, caller: Caller) -> Response:
 
 @router.post("/tokens", status_code=201, response_model=Issued, dependencies=[ADMIN])
 def issue(new: NewToken, request: Request, caller: Caller) -> Response:
-    auth: Authenticator = request.app.state.auth
+    auth: Authenticator = service_of(request).auth
     return answer(Issued, Issued(*auth.issue(new.user, new.role, new.name, new.expires_s)), 201)
 
 
 @router.delete("/tokens/{id}", status_code=204)
 def revoke(id: Annotated[int, Path(ge=1, le=LARGEST_ID)], request: Request, caller: Caller) -> Response:
     """It works no longer from now on."""
-    if id not in {row.id for row in _visible(request, caller)}:
+    if id not in {row.id for row in _visible(request, caller) if row.revoked_s is None}:
         raise NotFound(f"no token {id}")
-    request.app.state.auth.revoke(id)
+    service_of(request).auth.revoke(id)
     return Response(status_code=204)
 
 
 def _visible(request: Request, caller: Caller) -> list[TokenRow]:
-    auth: Authenticator = request.app.state.auth
+    auth: Authenticator = service_of(request).auth
     return [row for row in auth.table.tokens() if caller.who.role.administers or row.user == caller.who.user]
 
 
 def _shown(row: TokenRow) -> Token:
-    return Token(row.id, row.user, Role(row.role), row.name, row.expires_s)
+    return Token(row.id, row.user, Role(row.role), row.name, row.created_s, row.expires_s, row.revoked_s)

@@ -10,8 +10,10 @@ from trainmaster.errors import TrainmasterError
 from trainmaster.live.http.access import Caller
 from trainmaster.live.http.answers import answer
 from trainmaster.live.http.schemas import WhatIf, WhatIfAnswer
+from trainmaster.live.http.service import service_of
+from trainmaster.live.http.strict_json import StrictRoute
 
-router = APIRouter(tags=["whatif"])
+router = APIRouter(tags=["whatif"], route_class=StrictRoute)
 
 
 @router.post("/whatif", response_model=WhatIfAnswer)
@@ -20,12 +22,12 @@ async def whatif(what: WhatIf, request: Request, caller: Caller) -> Response:
     for column in what.scenarios:
         if column.job is not None:
             await run_in_threadpool(caller.job, column.job)
-    state = request.app.state
-    if state.whatifs >= state.settings.max_whatifs:
-        raise TrainmasterError(f"{state.whatifs} what-ifs are being simulated; try again in a moment")
-    state.whatifs += 1
+    service = service_of(request)
+    if service.whatifs >= service.settings.max_whatifs:
+        raise TrainmasterError(f"{service.whatifs} what-ifs are being simulated; try again in a moment")
+    service.whatifs += 1
     try:
         told = await run_in_threadpool(caller.control.whatif, [column.scenario() for column in what.scenarios])
     finally:
-        state.whatifs -= 1
+        service.whatifs -= 1
     return answer(WhatIfAnswer, WhatIfAnswer(**told))
