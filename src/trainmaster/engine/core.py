@@ -314,6 +314,7 @@ class Engine:
             policy_name=self.policy.name,
             true_remaining_s=true_remaining_s,
             holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
+            beside=self.traits.beside,
         )
 
     def parts(self, row: int) -> Parts:
@@ -358,7 +359,7 @@ class Engine:
     def record(self) -> DecisionRecord:
         """What the last decision wrote about every active job; `policy.explain` reads it."""
         S = self.state
-        rows = np.flatnonzero((S.jobs["phase"] == WAITING) | (S.jobs["running"] == 1))
+        rows = np.flatnonzero(np.isin(S.jobs["phase"], (WAITING, RUNNING)) | (S.jobs["running"] == 1))  # at a run's end nobody holds
         verdict, short = S.jobs["verdict"][rows], S.jobs["short_milli"][rows]
         if self.compiled:  # a walk over heaps speaks of a whole class at once
             klass = S.classes[S.jobs["klass"][rows]]

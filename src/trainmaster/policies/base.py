@@ -224,6 +224,7 @@ class View:
     policy_name: str
     true_remaining_s: Callable[[], Floats]
     holdings: Callable[[int], tuple[tuple[int, ...], tuple[float, ...]]]  # row -> (nodes, GPUs on each)
+    beside: Callable[[int, int, str], float] | None  # (row, another, type) -> rate sharing its GPUs; None = it is not known
 
     @cached_property
     def rng(self) -> np.random.Generator:

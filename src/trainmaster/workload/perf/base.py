@@ -9,6 +9,7 @@ A model may say more; what it leaves out has the default of `Traits`:
 
     by_neighbours = True                      rates depend on who shares the GPUs: `rate` is asked again of all who share one when
                                               that changes; True too where `rates_by_type` gives the rates alone
+    beside(row, other, type) -> rate          with it: the rate at the requested gang with another's on the same GPUs; 0 = cannot
     rate_cards = True                         `Allocation.config` names an entry of the job's rate card
     restart_s(jobs) -> seconds by row         its own cost of a start, for `--restart-cost`; NaN = as the flag says
     change_s(row, before, after) -> seconds   its own cost of a resize, a migration or another configuration
@@ -57,6 +58,7 @@ class Traits:
     """What a model says beyond its rates."""
 
     by_neighbours: bool
+    beside: Callable[[int, int, str], float] | None
     rate_cards: bool
     restart_s: Callable[[JobTable], NDArray[np.float64]] | None
     change_s: Callable[[int, Allocation, Allocation], float] | None
@@ -65,6 +67,7 @@ class Traits:
     def of(cls, model: Any) -> Traits:
         return cls(
             by_neighbours=getattr(model, "by_neighbours", False),
+            beside=getattr(model, "beside", None),
             rate_cards=getattr(model, "rate_cards", False),
             restart_s=getattr(model, "restart_s", None),
             change_s=getattr(model, "change_s", None),
