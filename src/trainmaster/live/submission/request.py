@@ -116,8 +116,9 @@ class Draft:
 
     def located(self, complaint: str) -> str:
         """A complaint about a field, as the controller words it, with the place that told the field."""
-        name = complaint.partition(":")[0].partition(".")[0]
-        return f"{self.origins[name]}: {complaint}" if name in self.origins and name not in self.origins[name] else complaint
+        field, _, problem = complaint.partition(": ")
+        at = self.origins.get(field.partition(".")[0])
+        return f"{at}: {problem}" if at and problem else complaint
 
 
 def draft(asked: Asked, context: Context) -> Draft:
