@@ -479,11 +479,9 @@ class Engine:
             kernels.give_up(S.clock, np.int32(row), True)
         handover.hand_over()
 
-    def failed_to_start(self, seq: int, node: int | None = None) -> None:
-        """A start was refused: the promise is dropped. The job is offered again by `offer`, and avoids the node."""
+    def failed_to_start(self, seq: int) -> None:
+        """A start was refused: the promise is dropped. The job is not offered again by itself."""
         row, S, handover = self.row(seq), self.state, self._handover
-        if node is not None:
-            S.jobs[row]["avoid"] = node
         if row in handover.drains:
             handover.gone(row)
         elif row in handover.held:

@@ -47,6 +47,7 @@ RECORD_EVERY_S = 2.0
 IDLE_SHARE = 3.0  # after a decision that took t, people's requests go first for so many times t
 RETRY_S = 0.5  # between tries to reach a store that is away
 RENEW_S = 5.0  # of the lease
+AVOID = 2.0  # a node where a start failed is avoided for so many times the back-off
 REMEMBER_S, MOST_REMEMBERED = 30 * 86_400.0, 5_000  # ended jobs that estimates are made of after a restart
 GONE = frozenset({Seen.ENDED, Seen.LOST, Seen.REFUSED})
 ASKED = frozenset({"preempt", "requeue", "suspend", "cancel", "limit", "hang"})
@@ -69,6 +70,7 @@ class Controller:
         self.offered: dict[int, LiveJob] = {}  # of these, those the engine has: they wait, hold GPUs or drain
         self.out: dict[int, LiveJob] = {}  # and those it has not: held, suspended, waiting for others or for their time
         self.holding: dict[int, LiveJob] = {}  # and those with a live attempt
+        self.avoiding: dict[int, float] = {}  # jobs that avoid a node, and until when
         self.timed: dict[int, float] = {}  # of those out, when time alone lets them in
         self.needed: dict[int, State] = {}  # jobs that others depend on
         self.array_in: Counter[int] = Counter()  # elements of each array among the offered
@@ -344,7 +346,7 @@ class Controller:
         job.seen = seen
         if seen.seen in (Seen.RUNNING, Seen.DRAINING) and attempt.start_s is None and seen.started_s is not None:
             changes.attempt(attempt, start_s=seen.started_s, state=seen.seen.value)
-            job.start_failures = 0
+            job.start_failures, job.avoid = 0, None
             if attempt.asked_s is None:
                 changes.state(job, State.RUNNING, "running")
                 engine.started(job.id)
@@ -400,7 +402,9 @@ class Controller:
             job.start_failures += 1
             backoff_s = min(self.rules.backoff_s * 2.0 ** (job.start_failures - 1), self.rules.most_backoff_s)
             job.retry_at_s = changes.now_s + backoff_s
-            engine.failed_to_start(job.id, self.node_row.get(attempt.shares[0].node))
+            job.avoid = attempt.shares[0].node
+            self.avoiding[job.id] = job.retry_at_s + AVOID * backoff_s
+            engine.failed_to_start(job.id)
             if job.start_failures >= self.rules.most_start_failures:
                 changes.job(job, held=True, reason=f"held after {job.start_failures} failed starts: {outcome.reason}")
                 changes.event("held", job, reason=job.row.reason)
@@ -429,7 +433,7 @@ class Controller:
 
     def _next_time_s(self) -> float:
         """When a job's limit, start time-out, back-off or begin is next due."""
-        return min((*map(self._due_s, self.holding.values()), *self.timed.values()), default=np.inf)
+        return min((*map(self._due_s, self.holding.values()), *self.timed.values(), *self.avoiding.values()), default=np.inf)
 
     def _due_s(self, job: LiveJob) -> float:
         """When a holding job is next to be looked at, though nothing is heard of it."""
@@ -465,6 +469,10 @@ class Controller:
             else:
                 attempt.reason = "limit"
                 engine.take_back(job.id)
+        for id in [id for id, until_s in self.avoiding.items() if until_s <= changes.now_s]:
+            del self.avoiding[id]
+            if id in self.jobs:
+                self.jobs[id].avoid, self.stale = None, True
         self.recheck |= any(time_s <= changes.now_s for time_s in self.timed.values())
 
     # ---------------------------------------------------------------------------------------------------------- who is offered
@@ -560,11 +568,15 @@ class Controller:
             self.drained[node] = reason
         self._set_nodes(self.nodes)
 
-    def _table(self, jobs: Sequence[LiveJob]) -> JobTable:
-        return table_of(jobs, self.rules, self.estimates, self.priority)
+    def change_policy(self, changes: Changes, policy: Policy[Any], rules: EngineRules, settings: list[str], actor: str) -> None:
+        """From the next decision on."""
+        self.scheduling.change_policy(policy, rules)
+        self.policy_since_s, self.stale = changes.now_s, True
+        changes.event("policy", reason=f"{policy.name} decides from now on", actor=actor, settings=settings)
+        changes.meta["policy"] = {"name": policy.name, "settings": settings}
 
-    def priority(self, job: LiveJob) -> float:
-        return job.row.priority + self.rules.queue(job.row.queue).priority
+    def _table(self, jobs: Sequence[LiveJob]) -> JobTable:
+        return table_of(jobs, self.rules, self.estimates)
 
     # ---------------------------------------------------------------------------------------------------------- the backend
 
