@@ -8,6 +8,7 @@ and the policy is asked here. Either way the same walk, placement and ledger do 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,6 +35,7 @@ from trainmaster.policies.base import (
     ListPolicy,
     Memory,
     Nodes,
+    Observed,
     Policy,
     Verdict,
     View,
@@ -42,6 +44,8 @@ from trainmaster.workload.jobs import GPU_MILLI, Floats, JobTable
 from trainmaster.workload.perf.base import Allocation, PerformanceModel, Traits
 from trainmaster.workload.perf.constant import Constant
 
+RESTART_COST_S = 30.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
@@ -49,7 +53,7 @@ class Setup:
 
     placement: str = "packed"
     round_s: float | None = None  # None = the policy's own
-    restart_cost_s: float = 30.0
+    restart_cost_s: float | None = None  # None = what the performance model says of a job, else 30
     seed: int = 0
     load: float = 1.0
     window: tuple[float, float] | None = None
@@ -72,7 +76,7 @@ class Engine:
         self.rules = rules = policy.rules if rules is None else rules
         self.label = label or policy.name
         self.round_s = _first(rules.round_s, setup.round_s, policy.round_s)
-        self.restart_cost_s = _first(rules.restart_cost_s, setup.restart_cost_s)
+        self.restart_cost_s = _first(rules.restart_cost_s, setup.restart_cost_s, RESTART_COST_S)
         policy.validate(self.restart_cost_s)
         self.placement = find_placement(_first(rules.placement, setup.placement))
         if cluster.queues and not isinstance(policy, ListPolicy) and "queues" not in policy.needs:
@@ -126,6 +130,9 @@ class Engine:
     def _prepare_rows(self, rates: Floats | None) -> None:
         S, jobs = self.state, self.jobs
         S.jobs["restart_s"] = self.restart_cost_s
+        if self.traits.restart_s is not None and self.rules.restart_cost_s is None and self.setup.restart_cost_s is None:
+            own_s = self.traits.restart_s(jobs)
+            S.jobs["restart_s"] = np.where(np.isnan(own_s), self.restart_cost_s, own_s)
         if self.estimates is not None and not self.clock["predicts"]:
             S.jobs["estimate_s"] = self.estimates
         if rates is None:
@@ -302,8 +309,9 @@ class Engine:
             running_s = np.maximum(clock["now_s"] - np.maximum(state["since_s"], state["ready_s"]), 0.0) * (state["running"] == 1)
             return np.maximum(state["work_left"] - running_s * state["rate"], 0.0) / state["alone_rate"]
 
+        now_s = float(clock["now_s"])
         return View(
-            now_s=float(clock["now_s"]),
+            now_s=now_s,
             jobs=jobs,
             nodes=Nodes(free, S.nodes["pool"].copy(), S.nodes["gpus"].copy(), up, types),
             capacity_gpus={name: float(S.nodes["gpus"][up & (types == name)].sum()) for name in self.types},
@@ -315,7 +323,22 @@ class Engine:
             true_remaining_s=true_remaining_s,
             holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
             beside=self.traits.beside,
+            observe=lambda: self._observed(rows, state, now_s),
         )
+
+    def _observed(self, rows: np.ndarray, state: np.ndarray, now_s: float) -> Observed:
+        work = self.jobs.work
+        worked = np.flatnonzero((state["running"] == 1) & (state["ready_s"] < now_s))
+        rows, state = rows[worked], state[worked]
+        since_s = now_s - np.maximum(state["since_s"], state["ready_s"])
+        with np.errstate(invalid="ignore"):
+            done = work[rows] - np.maximum(state["work_left"] - since_s * state["rate"], 0.0)
+        done_of = dict(zip(rows.tolist(), done.tolist(), strict=True))
+
+        def metrics(row: int) -> Mapping[str, float]:
+            return {} if self.traits.metrics is None else self.traits.metrics(row, self.allocation(row), done_of[row])
+
+        return Observed(state["seq"], rows, state["rate"], done, self.allocation, metrics)
 
     def parts(self, row: int) -> Parts:
         """What a job is given, as the ledger has it."""

@@ -22,6 +22,7 @@ from trainmaster.errors import ParamError
 
 if TYPE_CHECKING:
     from trainmaster.workload.jobs import JobTable
+    from trainmaster.workload.perf.base import Allocation
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -196,10 +197,15 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Observed:
-    """Throughput measured since the last decision: from the model in the twin, from reports live."""
+    """What running jobs have shown, a row a job: from the model in the twin, from reports live. One that has only idled on what
+    it holds now (a restart) has shown nothing yet."""
 
     seq: NDArray[np.int64]
-    rate: Floats  # work units a second
+    row: NDArray[np.int64]  # in the job table
+    rate: Floats  # work units a second, on what it held
+    done: Floats  # work units in all; NaN for a service
+    allocation: Callable[[int], Allocation]  # row -> what it held: nodes, GPUs, type, share, config
+    metrics: Callable[[int], Mapping[str, float]]  # row -> what else it reports (gradient noise, epoch); {} if nothing
 
 
 @dataclass(frozen=True)
@@ -225,6 +231,7 @@ class View:
     true_remaining_s: Callable[[], Floats]
     holdings: Callable[[int], tuple[tuple[int, ...], tuple[float, ...]]]  # row -> (nodes, GPUs on each)
     beside: Callable[[int, int, str], float] | None  # (row, another, type) -> rate sharing its GPUs; None = it is not known
+    observe: Callable[[], Observed]
 
     @cached_property
     def rng(self) -> np.random.Generator:
@@ -238,8 +245,7 @@ class View:
 
     @cached_property
     def observed(self) -> Observed:
-        running = self.jobs.running
-        return Observed(self.jobs.seq[running], self.jobs.state["rate"][running])
+        return self.observe()
 
 
 # ------------------------------------------------------------------------------------------------- what it answers
