@@ -15,7 +15,8 @@ import pytest
 from train.counter import Counter, registered
 from train.fake_node import FakeNode
 from trainmaster.errors import TrainmasterError
-from trainmaster.train.store import Store, Superseded
+from trainmaster.train.store import Store
+from trainmaster.train.superseded import Superseded
 
 
 def store(folder, *, job="7", attempt=1, keep=2):

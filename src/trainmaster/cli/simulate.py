@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trainmaster.api.request import Request
     from trainmaster.api.session import Run, Session
 
+GROUP = "simulate"
 DESCRIPTION = """Replay a trace under scheduling policies, compare them, and say in one sentence which is best.
 
 Without --policy: fifo, easy-backfill where the trace has time limits, tiresias-las, srtf (an oracle), and

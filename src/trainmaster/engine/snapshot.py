@@ -26,7 +26,7 @@ from trainmaster.policies.base import Memory, Policy
 CARRIED = (
     "running", "new", "phase", "verdict", "short_milli", "held_milli", "settled_gpu_s", "held_since_s", "since_s", "ready_s", "rate",
     "work_left", "served_s", "attained_gpu_s", "mark_left", "held_s", "overhead_gpu_s", "lost_gpu_s", "served_mark_s", "start_s",
-    "preemptions", "migrations", "resizes", "failures", "avoid", "share_milli", "config", "as_asked",
+    "preemptions", "migrations", "resizes", "failures", "share_milli", "config", "as_asked",
 )  # fmt: skip
 
 

@@ -622,15 +622,15 @@ class Controller:
                 self.alerts.pop("store", None)
                 return
             except CommitUnknown as broken:
-                if self._was_committed(broken.number):
+                if self._was_committed(broken):
                     return
             except StoreUnavailable as away:
                 self._wait_for_store(away)
 
-    def _was_committed(self, number: int) -> bool:
+    def _was_committed(self, broken: CommitUnknown) -> bool:
         while True:
             try:
-                return self.store.committed(number)
+                return self.store.committed(broken)
             except StoreUnavailable as away:
                 self._wait_for_store(away)
 

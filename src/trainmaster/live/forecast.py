@@ -78,6 +78,8 @@ class Forecaster:
 
     def fork(self) -> Fork:
         """Taken between two turns of the controller."""
+        if self.controller.thread is None:
+            return fork_of(self.controller)
         answer: Future[Fork] = self.controller.ask(lambda c, _: fork_of(c))
         return answer.result(timeout=30)
 

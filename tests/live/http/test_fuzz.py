@@ -25,8 +25,8 @@ DOCUMENT = schemathesis.openapi.from_asgi(f"{API}/openapi.json", SERVED.app, hea
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 QUIET = [HealthCheck.filter_too_much, HealthCheck.too_slow]
 IN_THE_PATH = DOCUMENT.exclude(path_regex="/wait$")  # it would wait
-FEW = settings(max_examples=6, derandomize=True, suppress_health_check=QUIET, phases=[Phase.explicit, Phase.generate], database=None)
-MANY = settings(max_examples=300, suppress_health_check=QUIET, database=None)
+FEW = settings(max_examples=3, derandomize=True, suppress_health_check=QUIET, phases=[Phase.explicit, Phase.generate], database=None)
+MANY = settings(max_examples=100, suppress_health_check=QUIET, database=None)
 
 for number in range(3):  # some requests find something
     SERVED.submit("admin", name=f"job-{number}")
