@@ -306,8 +306,9 @@ def test_running_jobs_show_their_rate_what_they_have_done_and_on_what():
 
     def shown(view):
         seen = view.observed
-        return [(seq, rate, done, seen.allocation(row).total_gpus, seen.metrics(row))
-                for seq, row, rate, done in zip(*(c.tolist() for c in (seen.seq, seen.row, seen.rate, seen.done)), strict=True)]  # fmt: skip
+        columns = (column.tolist() for column in (seen.seq, seen.row, seen.rate, seen.done))
+        rows = zip(*columns, strict=True)
+        return [(seq, rate, done, seen.allocation(row).total_gpus, seen.metrics(row)) for seq, row, rate, done in rows]
 
     script = Scripted({0: {"a": 2, "b": 1}, 25: {"a": 4, "b": 1}, 40: {}}, shown)
     prepare([a, b], "1x8", script, 20, model=crowded([a, b], Reporting)).run()

@@ -18,6 +18,7 @@ import numpy as np
 from trainmaster.cluster.cluster import Cluster
 from trainmaster.engine import kernels
 from trainmaster.engine.build import build_state, grow_log, keep_history
+from trainmaster.engine.capacity import Capacity
 from trainmaster.engine.compiled import compiled, never, no_key
 from trainmaster.engine.faults import Faults
 from trainmaster.engine.handover import Executor, Handover, Parts
@@ -84,6 +85,7 @@ class Engine:
         self.jobs = jobs = self._consolidate(jobs)
         self.types = cluster.types
         self.node_types = np.array([node.type for node in cluster.nodes], object)
+        self.node_labels = np.array([node.label or "" for node in cluster.nodes], object)
         rates = model.rates_by_type(jobs, self.types)
         self.state = build_state(jobs, cluster, rates, self.types)
         self.clock = self.state.clock[0]
@@ -100,6 +102,7 @@ class Engine:
         key = policy.key if isinstance(policy, ListPolicy) else None
         self.key: Compilable | None = key
         self.handover: Handover | None = None  # None = starting and stopping take no time
+        self.capacity: Capacity | None = None  # None = nodes are not a policy's to give back or ask for
         self.compiled = key is not None and not interpreted
         self.clock["heaps"] = self.compiled
         wakeup = policy.wakeup if isinstance(policy, ListPolicy) and self.compiled else None
@@ -320,7 +323,7 @@ class Engine:
         return View(
             now_s=now_s,
             jobs=jobs,
-            nodes=Nodes(free, S.nodes["pool"].copy(), S.nodes["gpus"].copy(), up, types),
+            nodes=self._nodes(free, up),
             capacity_gpus={name: float(S.nodes["gpus"][up & (types == name)].sum()) for name in self.types},
             free_gpus={name: float(free[up & (types == name)].sum()) for name in self.types},
             queues=self.cluster.queues,
@@ -332,6 +335,17 @@ class Engine:
             beside=self.traits.beside,
             observe=lambda: self._observed(rows, state, now_s),
         )
+
+    def _nodes(self, free: Floats, up: np.ndarray) -> Nodes:
+        S, capacity, nodes = self.state, self.capacity, len(self.cluster.nodes)
+        vacating = np.zeros(nodes, bool)
+        if capacity is not None:
+            vacating[list(capacity.closing)] = True
+        unknown = np.full(nodes, np.inf)
+        return Nodes(
+            free, S.nodes["pool"].copy(), S.nodes["gpus"].copy(), up, self.node_types, self.node_labels, vacating,
+            leaves_s=unknown if capacity is None else capacity.leaves_s(), arrives_s=unknown if capacity is None else capacity.arrives_s(),
+        )  # fmt: skip
 
     def _observed(self, rows: np.ndarray, state: np.ndarray, now_s: float) -> Observed:
         work = self.jobs.work

@@ -191,8 +191,12 @@ class Nodes:
     free_gpus: Floats  # whole GPUs and, on pooled nodes, fractions
     pool: NDArray[np.int32]  # nodes of one type that are open to the same queues
     gpus: NDArray[np.int32]
-    up: NDArray[np.bool_]
+    up: NDArray[np.bool_]  # open to newcomers: there, not broken, not vacating
     type: NDArray[np.object_]
+    label: NDArray[np.object_]  # "" if it has none
+    vacating: NDArray[np.bool_]  # being given back: gone once nothing runs there
+    leaves_s: Floats  # when it will be taken away, where that is known; else inf
+    arrives_s: Floats  # when it joins, if it was asked for; else inf
 
 
 @dataclass(frozen=True)
@@ -284,6 +288,8 @@ class Decision:
     lines: tuple[Line, ...] = ()
     reject: tuple[int, ...] = ()  # rows: admission control
     lease_s: float | None = None  # decide again so many seconds from now
+    vacate: tuple[int, ...] = ()  # nodes to give back: they take nobody new while they are named, and are gone once nothing runs there
+    want_nodes: Mapping[str, int] = field(default_factory=dict)  # nodes wanted in all, by name of an `autoscale` entry (its label or type)
     verdict: Array | None = None  # Verdict of every active job (by index into the view) that this leaves waiting
     short_gpus: Floats | None = None  # and the GPUs it misses
 
