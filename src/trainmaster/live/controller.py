@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -65,8 +66,7 @@ class Controller:
         self.store, self.backend, self.rules = store, backend, rules or Rules()
         self.queues, self.node_queues = dict(queues or {}), dict(node_queues or {})
         base = setup or Setup()
-        self.setup = Setup(placement=base.placement, round_s=base.round_s, restart_cost_s=0.0, seed=base.seed,
-                           min_run_s=self.rules.min_run_s, most_preemptions=self.rules.most_preemptions)  # fmt: skip
+        self.setup = replace(base, restart_cost_s=0.0, min_run_s=self.rules.min_run_s, most_preemptions=self.rules.most_preemptions)
         self.clock, self.last_now_s = now, 0.0
         self.jobs: dict[int, LiveJob] = {}  # all that have not ended
         self.offered: dict[int, LiveJob] = {}  # of these, those the engine has: they wait, hold GPUs or drain
@@ -108,14 +108,13 @@ class Controller:
         self.thread = threading.Thread(target=self._run, name="controller", daemon=True)
         self.thread.start()
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Stop deciding. Jobs run on."""
         self.stopping.set()
         self.woken.set()
         if self.thread is not None:
             self.thread.join()
         self.backend.close()
-        self.store.close()
 
     def wake(self) -> None:
         """Something is to be done, or seen."""
@@ -467,7 +466,7 @@ class Controller:
             return attempt.claimed_s + self.rules.start_timeout_s
         if job.row.limit_s is None:
             return np.inf
-        end_s = attempt.claimed_s + job.row.limit_s - job.row.run_s
+        end_s = attempt.claimed_s + job.row.limit_s  # of this attempt: a requeued job has its whole limit again, as with Slurm
         lead_s = job.spec.signal.before_s if job.spec.signal is not None else 0.0
         return end_s if job.warned or not lead_s else end_s - lead_s
 
@@ -596,6 +595,13 @@ class Controller:
         self.policy_since_s, self.stale = changes.now_s, True
         changes.event("policy", reason=f"{policy.name} decides from now on", actor=actor, settings=settings)
         changes.meta["policy"] = {"name": policy.name, "settings": settings}
+
+    def take_up(self, rules: Rules, queues: Mapping[str, QueueSpec], node_queues: Mapping[str, tuple[str, ...]]) -> None:
+        """A configuration file that was read again."""
+        self.rules, self.queues, self.node_queues, self.table = rules, dict(queues), dict(node_queues), None
+        self.scheduling.setup = replace(self.setup, min_run_s=rules.min_run_s, most_preemptions=rules.most_preemptions)
+        self.setup = self.scheduling.setup
+        self._set_nodes(self.nodes)
 
     def _table(self) -> JobTable:
         """The offered jobs; made anew only where something has changed, and for all of them now and then: estimates move."""
