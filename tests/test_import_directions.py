@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experiments": CORE | MEASURES,
     "train": set(),
     "sharing": {"cluster"},
-    "live": CORE,
+    "live": CORE | {"metrics"},
     "cli": CORE | MEASURES | {"experiments", "train", "sharing", "live", "api"},
 }
 MAY_IMPORT["api"] = MAY_IMPORT["cli"]  # what `import trainmaster` offers beside the command: same inputs, same reach

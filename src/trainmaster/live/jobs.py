@@ -13,15 +13,22 @@ from trainmaster.live.store.rows import AttemptRow, JobRow
 WAITING = frozenset({State.PENDING, State.RECOVERING})
 
 
+def slim(spec: JobSpec) -> JobSpec:
+    """What scheduling needs of it: environments and scripts of ten thousand jobs stay in the store until they start."""
+    return spec.model_copy(update={"env": {}, "script": None, "setup": None, "script_args": ()})
+
+
 @dataclass(slots=True, eq=False)
 class LiveJob:
     row: JobRow
-    spec: JobSpec
+    spec: JobSpec  # slim
     attempt: AttemptRow | None = None
     seen: Observation | None = None  # the newest of its live attempt
     retry_at_s: float = 0.0  # not offered before
     start_failures: int = 0  # in a row
+    avoid: str | None = None  # the node where the last of them was
     warned: bool = False  # of its limit, or of a stop that nobody acknowledges
+    overuse: float = 0.0  # in [0, 1): taken off its priority while its user has had more than a fair share
     place: int | None = None  # in the order of waiting jobs at the last decision
     eta_s: float | None = None
     depends_on: set[int] = field(default_factory=set)  # jobs it still waits for

@@ -67,7 +67,10 @@ class Scheduling:
         resume(engine, snapshot, memory=self.memory_is_ours)
         self.memory_is_ours = True
         known = set(snapshot.state["seq"].tolist())
+        rows = {node.name: row for row, node in enumerate(cluster.nodes)}
         for job in jobs:  # a job that is offered again has a past
+            if job.avoid in rows:
+                engine.state.jobs[engine.row(job.id)]["avoid"] = rows[job.avoid]
             if job.row.attempts and job.id not in known:
                 record = engine.state.jobs[engine.row(job.id)]
                 record["settled_gpu_s"], record["served_s"], record["held_s"] = job.row.gpu_s, job.row.run_s, job.row.run_s

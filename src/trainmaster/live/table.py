@@ -5,7 +5,7 @@ Work is endless: nobody knows when a real job will end. Estimates are columns: `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from trainmaster.live.rules import Rules
 from trainmaster.workload.jobs import Floats, JobTable
 
 
-def table_of(jobs: Sequence[LiveJob], rules: Rules, estimates: Estimates, priority: Callable[[LiveJob], float],
-             work: Sequence[float] | float = np.inf) -> JobTable:
+def table_of(jobs: Sequence[LiveJob], rules: Rules, estimates: Estimates, work: Sequence[float] | float = np.inf) -> JobTable:
     """Rows by (submission, id); `seq` is the job's id. `work`: in seconds at what each asks for, where a fork guesses it."""
     rows = [job.row for job in jobs]
     specs = [job.spec for job in jobs]
@@ -43,7 +42,7 @@ def table_of(jobs: Sequence[LiveJob], rules: Rules, estimates: Estimates, priori
         max_gpus=_numbers([spec.max_gpus for spec in specs]),
         limit_s=limits,
         deadline_s=_numbers([row.deadline_s for row in rows]),
-        priority=[priority(job) for job in jobs],
+        priority=[row.priority + rules.queue(row.queue).priority - job.overuse for row, job in zip(rows, jobs, strict=True)],
         preemptible=[row.preemptible for row in rows],
         estimates={"user": user, "predicted": predicted},
     )

@@ -50,11 +50,11 @@ class Fits:
         known = {str(seq) for seq in jobs.seq.tolist()}
         for ended in [seq for seq in measured if seq not in known]:
             del measured[ended]
-        for job in np.flatnonzero(jobs.running).tolist():
-            report = self.view.report(int(jobs.row[job]))
-            if report is not None:
-                self.memory["stats"][jobs.seq[job]] = report.grad_sqr, report.grad_var
-                self.add(int(jobs.seq[job]), report.measured)
+        observed = self.view.observed
+        for seq, row in zip(observed.seq.tolist(), observed.row.tolist(), strict=True):
+            seen, held = observed.metrics(row), observed.allocation(row)
+            self.memory["stats"][seq] = seen["grad_sqr"], seen["grad_var"]
+            self.add(seq, Measured(len(held.nodes), int(held.total_gpus), int(seen["atomic_batch"]), seen["pass_s"], seen["step_s"]))
 
     def add(self, seq: int, new: Measured) -> None:
         points = self.memory["measured"].setdefault(str(seq), [])

@@ -85,18 +85,21 @@ class Optimus(Policy[Params]):
         return left
 
     def learn(self, view: View, memory: Memory) -> None:
-        if not hasattr(view.profile, "report"):
+        if not hasattr(view.profile, "metrics"):
             missing = "fits the losses of jobs, and these --profiles have none"
             raise ParamError(f"--policy: {view.policy_name} {missing}; its estimate may be oracle")
         alive = {str(seq) for seq in view.jobs.seq.tolist()}
         for known in (memory["speeds"], memory["losses"], memory["epoch_work"]):
             for ended in [seq for seq in known if seq not in alive]:
                 del known[ended]
-        for i in np.flatnonzero(view.jobs.running).tolist():
-            seq, report, rate = str(view.jobs.seq[i]), view.report(int(view.jobs.row[i])), float(view.jobs.state["rate"][i])
-            if report is not None and rate > 0:
-                memory["speeds"].setdefault(seq, {})[str(report.measured.gpus)] = 1.0 / rate
-                memory["losses"][seq], memory["epoch_work"][seq] = report.losses, report.epoch_work
+        observed = view.observed
+        for number, row, rate in zip(observed.seq.tolist(), observed.row.tolist(), observed.rate.tolist(), strict=True):
+            seq, seen = str(number), observed.metrics(row)
+            memory["speeds"].setdefault(seq, {})[str(int(observed.allocation(row).total_gpus))] = 1.0 / rate
+            memory["epoch_work"][seq] = seen["epoch_work"]
+            if "loss" in seen:
+                losses = memory["losses"].setdefault(seq, [])
+                losses += [seen["loss"]] * int(seen["epochs"] - len(losses))  # epochs that ended since the last look count alike
 
     def placed(self, view: View, counts: Array) -> list[Line]:
         """Jobs of unchanged size stay; the others are dealt out, smallest first."""

@@ -9,15 +9,16 @@ A model may say more; what it leaves out has the default of `Traits`:
 
     by_neighbours = True                      rates depend on who shares the GPUs: `rate` is asked again of all who share one when
                                               that changes; True too where `rates_by_type` gives the rates alone
+    beside(row, other, type) -> rate          with it: the rate at the requested gang with another's on the same GPUs; 0 = cannot
     rate_cards = True                         `Allocation.config` names an entry of the job's rate card
-    restart_s(jobs) -> seconds by row         its own cost of a start, for `--restart-cost`; NaN = as the flag says
+    restart_s(jobs) -> seconds by row         its own cost of a start, where `--restart-cost` is not given; NaN = the default
     change_s(row, before, after) -> seconds   its own cost of a resize, a migration or another configuration
-    report(row, allocation, done) -> Report   what a job that runs there tells of itself
+    metrics(row, allocation, done) -> dict    what a running job would report of itself besides its rate: gradient noise, epoch
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +27,6 @@ from numpy.typing import NDArray
 
 from trainmaster.cluster.cluster import Cluster
 from trainmaster.workload.jobs import JobTable
-from trainmaster.workload.perf.goodput import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +59,21 @@ class Traits:
     """What a model says beyond its rates."""
 
     by_neighbours: bool
+    beside: Callable[[int, int, str], float] | None
     rate_cards: bool
     restart_s: Callable[[JobTable], NDArray[np.float64]] | None
     change_s: Callable[[int, Allocation, Allocation], float] | None
-    report: Callable[[int, Allocation, float], Report] | None
+    metrics: Callable[[int, Allocation, float], Mapping[str, float]] | None
 
     @classmethod
     def of(cls, model: Any) -> Traits:
         return cls(
             by_neighbours=getattr(model, "by_neighbours", False),
+            beside=getattr(model, "beside", None),
             rate_cards=getattr(model, "rate_cards", False),
             restart_s=getattr(model, "restart_s", None),
             change_s=getattr(model, "change_s", None),
-            report=getattr(model, "report", None),
+            metrics=getattr(model, "metrics", None),
         )
 
 

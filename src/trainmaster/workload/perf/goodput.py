@@ -64,17 +64,6 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a running job tells of itself."""
-
-    measured: Measured
-    grad_sqr: float  # squared norm of the gradient
-    grad_var: float  # its variance, in units of the initial batch
-    losses: tuple[float, ...] = ()  # of validation, an epoch each
-    epoch_work: float = 0.0  # of the present epoch
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
     goodput: float  # useful samples a second
     atomic: int

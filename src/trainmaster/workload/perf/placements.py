@@ -33,7 +33,7 @@ from trainmaster.errors import InputError
 from trainmaster.workload.jobs import GPU_MILLI, Floats, JobTable
 from trainmaster.workload.perf.application import VALIDATION, Application, StepTimes
 from trainmaster.workload.perf.base import Allocation
-from trainmaster.workload.perf.goodput import BatchLimits, Measured, Report
+from trainmaster.workload.perf.goodput import BatchLimits
 from trainmaster.workload.perf.reading import entries, nearest
 
 
@@ -131,16 +131,18 @@ class PlacementModel:
         epoch = bisect_right(pace.until, done)
         return pace.rates[epoch], pace.until[epoch]
 
-    def report(self, row: int, allocation: Allocation, done: float) -> Report:
-        """What the job's own trainer sees while it runs: its step times, and the gradient's statistics in this epoch."""
+    def metrics(self, row: int, allocation: Allocation, done: float) -> dict[str, float]:
+        """What the job's own trainer sees while it runs: step times, the gradient's statistics in this epoch, the last epoch's loss."""
         pace, app = self._pace(row, allocation), self.kinds[self.kind_of[row]].app
-        epoch = min(bisect_right(pace.until, done), len(app.epoch_ends) - 1)
+        ended = bisect_right(pace.until, done)
+        epoch = min(ended, len(app.epoch_ends) - 1)
         sqr, var = app.statistics(pace.batch)
-        gpus = int(allocation.total_gpus)
-        measured = Measured(len(allocation.nodes), gpus, pace.atomic, pace.step_s - pace.sync_s, pace.step_s)
-        losses = tuple(app.losses(pace.batch)[: bisect_right(pace.until, done)].tolist())
-        begin = app.epoch_ends[epoch - 1] if epoch else 0.0
-        return Report(measured, float(sqr[epoch]), float(var[epoch]), losses, app.epoch_ends[epoch] - begin)
+        seen = {
+            "atomic_batch": float(pace.atomic), "pass_s": pace.step_s - pace.sync_s, "step_s": pace.step_s,
+            "grad_sqr": float(sqr[epoch]), "grad_var": float(var[epoch]),
+            "epochs": float(ended), "epoch_work": app.epoch_ends[epoch] - (app.epoch_ends[epoch - 1] if epoch else 0.0),
+        }  # fmt: skip
+        return seen | ({"loss": float(app.losses(pace.batch)[ended - 1])} if ended else {})
 
     def limits(self, row: int, accelerator: str) -> BatchLimits:
         """Within which the job may choose its batch."""
