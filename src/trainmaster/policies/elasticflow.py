@@ -37,6 +37,7 @@ BIBTEX = """@inproceedings{elasticflow,
             Gang and Jin, Xin and Liu, Xuanzhe},
   title = {{ElasticFlow}: An Elastic Serverless Training Platform for Distributed Deep Learning}, booktitle = {ASPLOS}, year = {2023}}"""
 ARTIFACT = "pkusys/ElasticFlow, commit 04a0109"
+QUIRKS = {"admit": "together", "keep_plan": False, "spare": "dearest"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class Params:
 
 
 @policy(name="elasticflow", paper="Gu et al., ASPLOS 2023", needs=("profile",), params=Params, bibtex=BIBTEX,
-        presets={"artifact": Preset(params={"admit": "together", "keep_plan": False, "spare": "dearest"}, rules=EngineRules(due_grid_s=1.0), source=ARTIFACT)})
+        presets={"artifact": Preset(params=QUIRKS, rules=EngineRules(due_grid_s=1.0), source=ARTIFACT)})
 class ElasticFlow(Policy[Params]):
     round_s = 60.0
 
