@@ -38,6 +38,7 @@ from trainmaster.live.node.linux import birth
 from trainmaster.live.node.plan import plan as plan_of
 
 ASK_AGAIN_S = 2.0  # for a supervisor that has not come
+MUTE_S = 10.0  # a fork server that was asked so long ago for one that has not come is replaced
 SAY_S = 5.0  # a start that takes longer is said in its observation
 FORCE_S = 10.0  # a supervisor so long past a deadline is killed itself
 CONTROL_BYTES = 64 << 10  # of one file that a job writes
@@ -59,7 +60,8 @@ class _Live:
     port: int
     has_setup: bool
     since_s: float  # monotonic: when it was accepted, or found
-    asked_fork_s: float = 0.0  # monotonic
+    asked_fork_s: float = 0.0  # monotonic: last, and first of the fork server that is there now
+    first_asked_s: float = 0.0
     supervisor: int | None = None  # pidfd
     gone: bool = False  # the supervisor is, without a word of how it ended
     started_s: float | None = None
@@ -271,7 +273,9 @@ class LocalBackend:
         port = self._free_port() if attempt.spec.ranks == "gpu" else 0
         plan = plan_of(attempt, self.state, gpus, port=port, cgroup=cgroup, umask=self._umask)
         folder = files.attempt_folder(self.state, *key)
-        os.makedirs(folder, mode=0o700)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(files.job_folder(self.state, attempt.job), 0o700)
+        os.mkdir(folder, 0o700)
         files.write_bytes(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}", b"")
         if attempt.spec.script is not None:
             files.write_bytes(f"{folder}/script", attempt.spec.script.encode())
@@ -321,6 +325,8 @@ class LocalBackend:
 
     def _fork(self, live: _Live) -> None:
         live.asked_fork_s = time.monotonic()
+        if live.first_asked_s < self._forks.since_s:
+            live.first_asked_s = live.asked_fork_s
         self._forks.ask(*live.key)
 
     # -- seeing --------------------------------------------------------------------------------------------------------------------
@@ -469,18 +475,20 @@ class LocalBackend:
         now_s = time.monotonic()
         with self._lock:
             unended = [live for live in self._live.values() if live.end is None]
-            late = False
+            mute = False
             for live in unended:
                 if live.supervisor is None or now_s > live.deadline_s:
                     live.changed = True
                     self._refresh(live)
-                if live.supervisor is None and not live.gone and now_s > live.asked_fork_s + ASK_AGAIN_S:
-                    late |= now_s > live.since_s + ASK_AGAIN_S
-                    self._fork(live)
+                if live.end is None and live.supervisor is None and not live.gone:
+                    mute |= self._forks.since_s < live.first_asked_s < now_s - MUTE_S
+                    if now_s > live.asked_fork_s + ASK_AGAIN_S:
+                        self._fork(live)
                 if live.supervisor is not None and now_s > live.deadline_s + FORCE_S:
                     with contextlib.suppress(ProcessLookupError):
                         signal.pidfd_send_signal(live.supervisor, signal.SIGKILL)
-            self._forks.doubt(late)
+            if mute:
+                self._forks.start_anew()
             gone = [live for live in unended if live.gone and live.end is None]
         for live in gone:
             plan = files.read_json(f"{live.folder}/{files.PLAN}")

@@ -97,7 +97,7 @@ class Supervisor:
         self._kill_tree()
         if not outcome:
             outcome = {"exit_code": self._exit_code(), "message": self._message()}
-        asked = None if self.stop is None else str(self.stop.get("reason", ""))[:40]
+        asked = None if self.stop is None else str(self.stop["reason"])[:40]
         end.write({**outcome, "started_s": self.started_s, "ended_s": time.time(), "asked": asked})
         self._poke()
         os.close(self.lock) if self.lock >= 0 else None
@@ -306,22 +306,23 @@ class Supervisor:
                     self._ask(command["stop"])
                 if "changed" in command:
                     self._poke()
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 continue  # the job can write here too
         self._look()
 
     def _look(self) -> None:
         request = files.read_json(f"{self.folder}/{files.STOP}")
         if request is not None:
-            self._ask(request)
+            with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
+                self._ask(request)
 
     def _ask(self, request: dict[str, Any]) -> None:
         if request == self.stop:
             return
+        now_s, grace_s, reason = time.monotonic(), max(0.0, float(request["grace_s"])), str(request["reason"])[:40]
         first, self.stop = self.stop is None, request
         if self.started_s is None:
             raise Stopped
-        now_s, grace_s, reason = time.monotonic(), float(request["grace_s"]), request["reason"]
         kill_s = min([now_s + grace_s] + [at_s for at_s, what in self.due if what == "kill"])
         grace_s = kill_s - now_s
         if first or reason == "superseded":
@@ -359,6 +360,8 @@ class Supervisor:
 
     def _signal(self, number: int, leaders_only: bool = False) -> None:
         """As Slurm does: to the shell of a batch script only when that was asked for, else to what it started."""
+        if not 1 <= number <= 64:
+            return
         leaders = [rank.pid for rank in self.ranks if rank.code is None]
         if leaders_only:
             linux.kill(leaders, number)
