@@ -202,7 +202,7 @@ class Supervisor:
         return out, out if one["stderr"] is None else self._open_named(one["stderr"], f"{log}.err.log")
 
     def _open_named(self, path: str, link: str) -> int:
-        """A file that the job named. Nothing that could make the supervisor wait for someone (a FIFO) or go elsewhere (a device) but null."""
+        """A file that the job named. Nothing that could make the supervisor wait for someone (a FIFO), and no device but null."""
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | (0 if self.plan["append"] else os.O_TRUNC)
         try:
             descriptor = os.open(path, how, 0o666 & ~self.plan["umask"])
@@ -257,8 +257,8 @@ class Supervisor:
         os.chdir(one["cwd"])
         os.umask(self.plan["umask"])
         null = os.open(os.devnull, os.O_RDONLY)
-        for descriptor, number in ((null, 0), (log[0], 1), (log[1], 2)):
-            os.dup2(descriptor, number)
+        for descriptor, standard in ((null, 0), (log[0], 1), (log[1], 2)):
+            os.dup2(descriptor, standard)
 
     def _await_ready(self, said: int) -> None:
         with open(said, "rb", closefd=True, buffering=0) as pipe:
@@ -415,7 +415,7 @@ class Supervisor:
             self._step(at_most_s=0.1)
 
     def _kill_tree(self) -> None:
-        """Until nothing is left. Orphans come to this process, so no child left means nothing left, but for those who entered the cgroup."""
+        """Until nothing is left. Orphans come to this process: without a child nothing is left, but for who has entered the cgroup."""
         cgroup = self.plan["cgroup"]
         pause_s = 0.0005
         while True:
