@@ -49,7 +49,7 @@ def arguments(parser: ArgumentParser) -> None:
     add("--policy", metavar="[LABEL=]NAME,...", action="append", default=[], help="names, or path/to/mine.py:Name")
     add("--set", metavar="LABEL.PARAM=VALUE", action="append", default=[], help="a parameter of a policy, or its preset; repeatable")
     add("--round", metavar="S", type=_number, help="decide every S seconds; 0 at every event (default: the policy's own)")
-    add("--restart-cost", metavar="S", type=_number, default=30.0, help="idle seconds of a start, resume or move (default: 30)")
+    add("--restart-cost", metavar="S", type=_number, help="idle seconds of a start, resume, move or resize (default: by model, else 30)")
 
     add = parser.add_argument_group("how often").add_argument
     add("--seed", metavar="N", type=_whole, default=0, help="of everything that depends on chance (default: 0)")
