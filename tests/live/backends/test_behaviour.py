@@ -280,6 +280,23 @@ def test_what_a_job_reports_is_not_taken_on_trust(cluster: Harness, words: str) 
     assert set(seen.metrics) <= {"b"}
 
 
+def test_many_short_jobs_at_once_all_come_to_their_own_end(cluster: Harness) -> None:
+    waiting = [cluster.attempt(["sh", "-c", f"exit {number % 3}"]) for number in range(120)]
+    codes, running = {}, 0
+    while len(codes) < 120:
+        while waiting and running < 4:
+            cluster.backend.start(waiting.pop())
+            running += 1
+        for one in cluster.backend.observe():
+            if one.ended_s is not None:
+                codes[one.job] = (one.seen, one.exit_code)
+                cluster.backend.forget(one.job, one.attempt)
+                running -= 1
+        cluster.changed.wait(0.05)
+        cluster.changed.clear()
+    assert codes == {number + 1: (Seen.ENDED, number % 3) for number in range(120)}
+
+
 # -- faults -----------------------------------------------------------------------------------------------------------------------------
 
 

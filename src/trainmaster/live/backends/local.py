@@ -352,6 +352,8 @@ class LocalBackend:
                 live.started_s = started["at_s"]
             if live.supervisor is None and not live.gone:
                 self._watch(live)
+                if live.gone and (end := files.read_json(f"{live.folder}/{files.END}")) is not None:  # written before it went
+                    self._ended(live, end)
         if live.end is None and live.started_s is not None:
             self._hear(live)
 
@@ -465,6 +467,8 @@ class LocalBackend:
 
     def _left(self, live: _Live) -> bool:
         """Its supervisor has ended. True: without a word."""
+        if live.supervisor is None or not _readable(live.supervisor):
+            return False  # the event was of another, whose descriptor had this number before
         live.changed = True
         self._refresh(live)
         if live.end is None:
@@ -535,6 +539,12 @@ def _number(value: object) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _umask() -> int:
