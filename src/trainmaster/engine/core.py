@@ -145,17 +145,24 @@ class Engine:
             S.jobs["alone_rate"] = np.maximum(rates.max(axis=1), 1e-300)
         if isinstance(self.policy, ListPolicy) and (offered := self.policy.not_before_s(jobs)) is not None:
             S.jobs["arrive_s"] = np.maximum(jobs.eligible_s, offered)
-        if isinstance(self.policy, ListPolicy) and (wanted := self.policy.locality(jobs, fewest_nodes(jobs, self.cluster))) is not None:
-            near, patience_s = wanted
-            waits = (jobs.gpu_milli > GPU_MILLI) & (near > 0)
-            S.jobs["near_nodes"] = np.where(jobs.max_nodes > 0, np.minimum(near, jobs.max_nodes), near)
-            S.jobs["near_until_s"] = np.where(waits, S.jobs["arrive_s"] + patience_s, -np.inf)
-            self.clock["local"], self.clock["simple"] = 1, 0
+        if isinstance(self.policy, ListPolicy) and type(self.policy).locality is not ListPolicy.locality:
+            self._wait_for_locality(self.policy)
         self._find_unschedulable()
         rows = np.flatnonzero(self.outcome == UNFINISHED).astype(np.int32)
         arrivals = rows[np.argsort(S.jobs["arrive_s"][rows], kind="stable")]
         S.replace("arrivals", np.ascontiguousarray(arrivals))
         self.clock["finite_left"] = int(np.isfinite(jobs.work[rows]).sum())
+
+    def _wait_for_locality(self, policy: ListPolicy[Any]) -> None:
+        S, jobs = self.state, self.jobs
+        wanted = policy.locality(jobs, fewest_nodes(jobs, self.cluster))
+        if wanted is None:
+            return
+        near, patience_s = wanted
+        waits = (jobs.gpu_milli > GPU_MILLI) & (near > 0)
+        S.jobs["near_nodes"] = np.where(jobs.max_nodes > 0, np.minimum(near, jobs.max_nodes), near)
+        S.jobs["near_until_s"] = np.where(waits, S.jobs["arrive_s"] + patience_s, -np.inf)
+        self.clock["local"], self.clock["simple"] = 1, 0
 
     def _alone_rate(self, row: int) -> float:
         """Rate on as few nodes of the first type as can hold the gang."""

@@ -112,8 +112,7 @@ class Plane:
         return [merged[id] for id in sorted(merged)]
 
     def spec(self, job: int) -> JobSpec:
-        live = self.controller.jobs.get(job)
-        return live.spec if live is not None else JobSpec.model_validate_json(self.controller.store.spec(job))
+        return JobSpec.model_validate_json(self.controller.store.spec(job))
 
     def attempts(self, job: int) -> list[AttemptRecord]:
         return self.controller.store.attempts(job)

@@ -129,9 +129,11 @@ class Run:
         self._look_for_newer_attempt()
         try:
             store.open(clean=self.rank == 0)
+            self.saved = store.newest()
         except Superseded as error:
             self._end_superseded(str(error))
-        self.saved = store.newest()
+        except OSError as error:
+            raise InputError(f"{folder}: {error.strerror}: checkpoints cannot be kept there; name another folder") from None
         if self.rank == 0:
             for path, problem in store.broken:
                 say(f"{path}: skipped: {problem}; it will be removed once another checkpoint is saved")
