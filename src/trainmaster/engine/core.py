@@ -414,7 +414,7 @@ class Engine:
             verdict = np.where(behind, said, verdict)
             short = np.where(behind, np.where(said == Verdict.CAPACITY, klass["told_milli"], 0), short)
         columns = {name: S.jobs[name][rows] for name in ("attained_gpu_s", "remaining_s", "submit_s", "running")}
-        return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["now_s"]), seq=S.jobs["seq"][rows],
+        return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["decided_s"]), seq=S.jobs["seq"][rows],
                               verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip
 
     def waiting_in_order(self) -> np.ndarray:

@@ -492,7 +492,7 @@ class Controller:
                 engine.take_back(job.id)
         for id in [id for id, until_s in self.avoiding.items() if until_s <= changes.now_s]:
             del self.avoiding[id]
-            if id in self.jobs:
+            if id in self.jobs and self.jobs[id].avoid is not None:
                 self.jobs[id].avoid, self.stale = None, True
         self.recheck |= any(time_s <= changes.now_s for time_s in self.timed.values())
 
