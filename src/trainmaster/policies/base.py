@@ -196,6 +196,19 @@ class View:
     policy_name: str
     true_remaining_s: Callable[[], Floats]
     holdings: Callable[[int], tuple[tuple[int, ...], tuple[float, ...]]]  # row -> (nodes, GPUs on each)
+    rates_of: Callable[[NDArray[np.int64]], Floats]  # rows -> (rows, types)
+    types_held: Callable[[], NDArray[np.int64]]
+    round_s: float = 0.0  # `--round`, for a policy that keeps rounds of its own
+
+    @cached_property
+    def rates(self) -> Floats:
+        """(jobs, types) work units a second of the gang each asked for, alone, types as in `capacity_gpus`; 0 = cannot run there."""
+        return self.rates_of(self.jobs.row)
+
+    @cached_property
+    def held_type(self) -> NDArray[np.int64]:
+        """Index of the type that each job holds, in the order of `capacity_gpus`; -1 = it holds nothing."""
+        return self.types_held()
 
     @cached_property
     def rng(self) -> np.random.Generator:
@@ -276,6 +289,7 @@ class EngineRules:
     due_grid_s: float = 0.0  # ends of work and of epochs fall on the nearest multiple
     span_nodes: bool = True  # false: a gang takes the fewest nodes that can hold it, or waits
     unplaced_keeps_count: bool = False  # a job that finds no nodes still uses up its count
+    own_rounds: bool = False  # decide at events; `--round` is handed to the policy, whose rounds they are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
