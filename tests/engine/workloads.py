@@ -10,8 +10,9 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from schedules import Schedule, cluster, job, policy, simulate
+from schedules import Schedule, cluster, job, policy, prepare, simulate
 from trainmaster.cluster.cluster import CapacityChange, Cluster, Node, QueueSpec
+from trainmaster.engine.loop import Simulation
 from trainmaster.workload.jobs import Job
 
 ORDERS = ("fifo", "fifo-greedy", "sjf", "srtf", "srsf", "las", "tiresias-las")
@@ -49,6 +50,9 @@ class Case:
 
     def simulate(self, **changes: Any) -> Schedule:
         return simulate(self.jobs, self.on, policy(self.policy, **self.params), self.restart_cost_s, **(self.setup | changes))
+
+    def prepare(self, **changes: Any) -> Simulation:
+        return prepare(self.jobs, self.on, policy(self.policy, **self.params), self.restart_cost_s, **(self.setup | changes))
 
 
 def brief(record: Any) -> str:

@@ -59,7 +59,7 @@ def build_state(jobs: JobTable, cluster: Cluster, rates: Floats | None, types: S
         "classes": (len(first_rows) + 1,), "class_pools": (len(first_rows) + 1, len(pools) + 1), "queues": (len(queue_names) + 1,),
         "arrivals": (0,), "heap_s": (2 * n + 64,), "heap_row": (2 * n + 64,), "out": (n, 3), "heads": (len(first_rows) + 1,),
         "cap": (len(pools),), "used": (len(queue_names) + 1,), "blocked": (len(pools) + 1,), "usable": (len(cluster.nodes),),
-        "counts": (top + 1,), "alloc_offset": (0,),
+        "counts": (top + 1,), "alloc_offset": (0,), "acts": (2 * n + 64, 2),
     }  # fmt: skip
     for name in ("alloc_job", "alloc_start_s", "alloc_end_s", "part_node", "part_milli", "part_slot", "part_cpu_milli", "part_memory_mib"):
         shapes[name] = (0,)
@@ -157,7 +157,7 @@ def _fill_jobs(state: np.ndarray, jobs: JobTable, klass: np.ndarray, queue: np.n
     state["limit_s"], state["estimate_s"] = jobs.limit_s, np.nan
     state["work_left"], state["alone_rate"] = jobs.work, 1.0
     state["start_s"] = state["finish_s"] = np.nan
-    state["due_s"], state["allocation"], state["near_until_s"] = NEVER, -1, -NEVER
+    state["due_s"], state["allocation"], state["near_until_s"], state["avoid"] = NEVER, -1, -NEVER, -1
     state["klass"], state["queue"], state["max_nodes"] = klass, queue, jobs.max_nodes
     state["pinned"] = ~jobs.preemptible
 

@@ -9,6 +9,7 @@ and the policy is asked here. Either way the same walk, placement and ledger do 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from trainmaster.engine import kernels
 from trainmaster.engine.build import build_state, grow_log, keep_history
 from trainmaster.engine.compiled import compiled, never, no_key
 from trainmaster.engine.faults import Faults
+from trainmaster.engine.handover import Executor, Handover, Parts
 from trainmaster.engine.lines import carry_out
 from trainmaster.engine.result import UNFINISHED, UNSCHEDULABLE
 from trainmaster.engine.state import ENDED, RUNNING, STARTING, WAITING
@@ -51,6 +53,10 @@ class Setup:
     load: float = 1.0
     window: tuple[float, float] | None = None
     faults: Faults | None = None
+    start_delay_s: float = 0.0  # between handing GPUs to a job and its first step, before any restart cost
+    stop_delay_s: float = 0.0  # between asking a job to stop and its GPUs being free
+    min_run_s: float = 0.0  # a job that has held its GPUs for less is not stopped for another
+    most_preemptions: int = 0  # nor is one that has been stopped so often; 0 = no bound
 
 
 class Engine:
@@ -83,11 +89,12 @@ class Engine:
         self.outcome = np.full(len(jobs), UNFINISHED, object)
         self._prepare_rows(rates)
         self._prepare_clock()
-        self.memory: Memory = policy.start_memory(int(jobs.seq.max(initial=-1)) + 1)
+        self.memory: Memory = policy.start_memory(self.seq_bound)
         self.active = np.zeros(0, np.int64)
         self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
         key = policy.key if isinstance(policy, ListPolicy) else None
         self.key: Compilable | None = key
+        self.handover: Handover | None = None  # None = starting and stopping take no time
         self.compiled = key is not None and not interpreted
         self.clock["heaps"] = self.compiled
         wakeup = policy.wakeup if isinstance(policy, ListPolicy) and self.compiled else None
@@ -209,6 +216,7 @@ class Engine:
         clock["round_s"] = 0.0 if self.rules.own_rounds else self.round_s
         clock["wake_grid_s"], clock["due_grid_s"] = self.rules.wake_grid_s, self.rules.due_grid_s
         clock["preemptive"], clock["keeps_count"] = policy.preemptive, self.rules.unplaced_keeps_count
+        clock["min_run_s"], clock["most_preemptions"] = self.setup.min_run_s, self.setup.most_preemptions
         clock["random"], clock["seed"] = self.placement.random, self.setup.seed
         if isinstance(policy, ListPolicy):
             clock["blocking"], clock["stateful"], clock["wakes"] = policy.blocks(), policy.is_stateful(), policy.wakeup is not None
@@ -228,7 +236,7 @@ class Engine:
     def _update_active(self) -> None:
         S = self.state
         fresh = S.fresh[: self.clock["n_fresh"]].astype(np.int64)
-        active = self.active[S.jobs["phase"][self.active] != ENDED]
+        active = self.active[(S.jobs["phase"][self.active] == WAITING) | (S.jobs["running"][self.active] == 1)]
         self.active = np.unique(np.concatenate([active, fresh]))
 
     def _walk(self, policy: ListPolicy[Any]) -> None:
@@ -293,7 +301,7 @@ class Engine:
         S, clock, rows = self.state, self.clock, self.active
         self._refresh(rows)
         state = S.jobs[rows]
-        state["phase"][(state["running"] == 1) & (state["ready_s"] > clock["now_s"])] = STARTING  # its restart cost is not paid yet
+        state["phase"][(state["phase"] == RUNNING) & (state["ready_s"] > clock["now_s"])] = STARTING  # its restart cost is not paid yet
         state.flags.writeable = False
         types, up = self.node_types, S.nodes["up"] == 1
         free = S.nodes["free_milli"] / GPU_MILLI
@@ -325,6 +333,14 @@ class Engine:
             round_s=self.round_s,
         )
 
+    def parts(self, row: int) -> Parts:
+        """What a job is given, as the ledger has it."""
+        S = self.state
+        a = int(S.jobs[row]["allocation"])
+        at = slice(int(S.alloc_offset[a]), int(S.alloc_offset[a + 1]))
+        return Parts(S.part_node[at].copy(), S.part_milli[at].astype(np.int64), S.part_slot[at].copy(), S.part_cpu_milli[at].copy(),
+                     S.part_memory_mib[at].copy(), a)  # fmt: skip
+
     def allocation(self, row: int) -> Allocation:
         """What a running job holds, parts in the order they were taken."""
         S = self.state
@@ -337,7 +353,7 @@ class Engine:
     def record(self) -> DecisionRecord:
         """What the last decision wrote about every active job; `policy.explain` reads it."""
         S = self.state
-        rows = np.flatnonzero((S.jobs["phase"] == WAITING) | (S.jobs["phase"] == RUNNING))
+        rows = np.flatnonzero((S.jobs["phase"] == WAITING) | (S.jobs["running"] == 1))
         verdict, short = S.jobs["verdict"][rows], S.jobs["short_milli"][rows]
         if self.compiled:  # a walk over heaps speaks of a whole class at once
             klass = S.classes[S.jobs["klass"][rows]]
@@ -354,7 +370,7 @@ class Engine:
     # --------------------------------------------------------------------------------------------- the loop
 
     def advance(self) -> int:
-        """Go on until something is needed that the engine does not know: returns `kernels.EXTERNAL`, `PAUSE` or `FINISHED`."""
+        """Go on until the caller is needed: returns `kernels.EXTERNAL`, `ACT` (the executor was told something), `PAUSE` or `FINISHED`."""
         clock, S, policy = self.clock, self.state, self.policy
         params = policy.key_params() if isinstance(policy, ListPolicy) else np.zeros(1)
         while True:
@@ -362,6 +378,9 @@ class Engine:
             code = kernels.run(S.clock, self.run_key, self.run_wakeup, self.pick, params, shared, per_job)
             if code == kernels.DECIDE:
                 self._decide()
+            elif code == kernels.ACT:
+                self._handover.carry_out()
+                return kernels.ACT
             elif code == kernels.RATE:
                 self._rate()
             elif code == kernels.GROW:
@@ -371,6 +390,97 @@ class Engine:
                 self._break()
             else:
                 return int(code)
+
+    # --------------------------------------------------------------------------------------------- what an executor reports
+
+    def hand_to(self, executor: Executor) -> None:
+        """From now on starting and stopping take time, and are the executor's."""
+        self.handover = Handover(self, executor)
+        self.clock["delays"] = 1
+
+    def started(self, seq: int) -> None:
+        """The processes of a job run."""
+        row = self.row(seq)
+        if self._handover.starting(row):
+            kernels.began(self.state.clock, np.int32(row))
+
+    def stopped(self, seq: int) -> None:
+        """A job that a decision stopped has gone."""
+        self._handover.gone(self.row(seq))
+        self._handover.hand_over()
+
+    def ended(self, seq: int) -> None:
+        """A job is over by itself, wherever the engine thought it was."""
+        row, S, handover = self.row(seq), self.state, self._handover
+        if row in handover.drains:
+            handover.gone(row)
+        if S.jobs[row]["running"]:
+            kernels.end_job(S.clock, np.int32(row))
+        elif S.jobs[row]["phase"] == WAITING:
+            kernels.withdraw(S.clock, np.int32(row))
+            self.clock["finite_left"] -= bool(np.isfinite(self.jobs.work[row]))
+        S.jobs[row]["phase"], S.jobs[row]["finish_s"] = ENDED, self.clock["now_s"]
+
+    def lost(self, seq: int) -> None:
+        """The processes of a job are gone without an end: it waits again, at once."""
+        row, S, handover = self.row(seq), self.state, self._handover
+        S.jobs[row]["failures"] += 1
+        if row in handover.drains:
+            handover.gone(row)
+        elif row in handover.held:
+            handover.release(row)
+            kernels.give_up(S.clock, np.int32(row), True)
+        handover.hand_over()
+
+    def failed_to_start(self, seq: int, node: int | None = None) -> None:
+        """A start was refused: the promise is dropped. The job is offered again by `offer`, and avoids the node."""
+        row, S, handover = self.row(seq), self.state, self._handover
+        if node is not None:
+            S.jobs[row]["avoid"] = node
+        if row in handover.drains:
+            handover.gone(row)
+        elif row in handover.held:
+            handover.release(row)
+            kernels.give_up(S.clock, np.int32(row), False)
+        handover.hand_over()
+
+    def offer(self, seq: int) -> None:
+        """A job that is not offered waits from now on."""
+        kernels.offer(self.state.clock, np.int32(self.row(seq)))
+
+    def take_back(self, seq: int) -> None:
+        """A job is stopped at a person's wish, or waits no more; it is not offered until `offer`."""
+        row, S = self.row(seq), self.state
+        if S.jobs[row]["running"]:
+            kernels.take_back(S.clock, np.int32(row))
+        elif S.jobs[row]["phase"] == WAITING:
+            kernels.withdraw(S.clock, np.int32(row))
+
+    def set_pinned(self, seq: int, pinned: bool) -> None:
+        """Whether a job may be stopped for others."""
+        job = self.state.jobs[self.row(seq)]
+        if bool(job["pinned"]) != pinned:
+            job["pinned"] = pinned
+            kernels.decide_soon(self.state.clock)
+
+    def row(self, seq: int) -> int:
+        """Where a job stands in the table; KeyError if it does not."""
+        return self.row_of[seq]
+
+    @cached_property
+    def row_of(self) -> dict[int, int]:
+        """Row by seq."""
+        return {seq: row for row, seq in enumerate(self.jobs.seq.tolist())}
+
+    @property
+    def seq_bound(self) -> int:
+        """Above every seq."""
+        return int(self.jobs.seq.max(initial=-1)) + 1
+
+    @property
+    def _handover(self) -> Handover:
+        assert self.handover is not None, "no executor"
+        return self.handover
 
     def _compiled_memory(self) -> tuple[Floats, Floats]:
         """The arrays that a key function reads and writes: `memory["shared"]` and `memory["per_job"]`."""

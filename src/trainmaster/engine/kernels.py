@@ -17,15 +17,16 @@ import numpy as np
 from numba import from_dtype, njit, types
 
 from trainmaster.engine.arrays import RECORD
-from trainmaster.engine.state import ENDED, JOB, RUNNING, WAITING
+from trainmaster.engine.state import CLAIM, DRAIN, ENDED, FREED, FUTURE, JOB, RESERVED, RUNNING, STARTING, WAITING
 from trainmaster.policies.base import Verdict
 
 # What `run` returns: why it stopped.
-FINISHED, EXTERNAL, DECIDE, RATE, GROW, PAUSE, BROKEN = range(7)
+FINISHED, EXTERNAL, DECIDE, RATE, GROW, PAUSE, BROKEN, ACT = range(8)
 
 KEPT, STARTED, CAPACITY = int(Verdict.KEPT), int(Verdict.STARTED), int(Verdict.CAPACITY)
 FRAGMENTED, QUOTA, BLOCKED = int(Verdict.FRAGMENTED), int(Verdict.QUOTA), int(Verdict.BLOCKED)
 POLICY_ZERO, PINNED = int(Verdict.POLICY_ZERO), int(Verdict.PINNED)
+MIN_RUN, SPARED = int(Verdict.MIN_RUN), int(Verdict.SPARED)
 
 # Constants handed to compiled functions are NumPy's: numba compiles a function anew for every literal it is handed.
 ZERO, ONE, NOWHERE = np.int64(0), np.int64(1), np.int64(-1)
@@ -103,6 +104,38 @@ def wait(S, row):
         heap[i] = heap[parent]
         i = parent
     heap[i] = row
+
+
+@njit
+def leave_heap(S, row):
+    """Take a waiting job out of the heap of its class, wherever it stands there; false if it is not in it."""
+    keys = S.keys
+    k = S.classes[S.jobs[row].klass]
+    heap = S.waiting[k.offset : k.offset + k.size]
+    at = 0
+    while at < k.size and heap[at] != row:
+        at += 1
+    if at == k.size:
+        return False
+    k.size -= 1
+    n, last = k.size, heap[k.size]
+    if at == n:
+        return True
+    while at > 0 and less(keys, last, heap[(at - 1) // 2]):
+        heap[at] = heap[(at - 1) // 2]
+        at = (at - 1) // 2
+    while True:
+        child = 2 * at + 1
+        if child >= n:
+            break
+        if child + 1 < n and less(keys, heap[child + 1], heap[child]):
+            child += 1
+        if not less(keys, heap[child], last):
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = last
+    return True
 
 
 @njit
@@ -215,12 +248,24 @@ def count_node(S, node, by):
 def move_free(S, node, milli):
     """Change how much of a node's unshared GPUs is free. Below zero is a bug: the caller has looked."""
     n = S.nodes[node]
-    count_node(S, node, NOWHERE)
+    if n.up:
+        count_node(S, node, NOWHERE)
     n.free_milli += milli
     if n.free_milli < 0:
         S.broken = node
         n.free_milli = 0
-    count_node(S, node, ONE)
+    if n.up:
+        count_node(S, node, ONE)
+
+
+@njit
+def count_pool(S, node, milli):
+    """Change what a pool has free by what one of its nodes has; a node that is closed counts for what is held there alone."""
+    n = S.nodes[node]
+    if n.up:
+        S.pools[n.pool].free_milli += milli
+    else:
+        S.pools[n.pool].total_milli -= milli
 
 
 @njit
@@ -235,7 +280,7 @@ def take(S, node, milli, cpu_milli, memory_mib, slot):
             S.broken = node
     elif milli > 0:
         move_free(S, node, -milli)
-    S.pools[n.pool].free_milli -= milli
+    count_pool(S, node, -milli)
     if n.counts_cpu:
         n.cpu_free_milli -= cpu_milli
     if n.counts_memory:
@@ -252,7 +297,7 @@ def give(S, node, milli, cpu_milli, memory_mib, slot):
             move_free(S, node, np.int64(1000))
     elif milli > 0:
         move_free(S, node, milli)
-    S.pools[n.pool].free_milli += milli
+    count_pool(S, node, milli)
     if n.counts_cpu:
         n.cpu_free_milli += cpu_milli
     if n.counts_memory:
@@ -497,7 +542,21 @@ def group_end(S, klass, first):
 
 @njit
 def place(S, row, pick):
-    """Find room for a job and take it, on the type it was counted on, else on any it accepts; true if it was found."""
+    """Find room for a job and take it; a node on which it failed to start is not looked at."""
+    node = S.jobs[row].avoid
+    if node < 0 or not S.nodes[node].up:
+        return find_room(S, row, pick)
+    count_node(S, node, NOWHERE)
+    S.nodes[node].up = 0
+    found = find_room(S, row, pick)
+    S.nodes[node].up = 1
+    count_node(S, node, ONE)
+    return found
+
+
+@njit
+def find_room(S, row, pick):
+    """On the type it was counted on, else on any it accepts; true if room was found and taken."""
     j = S.jobs[row]
     klass, most_nodes = np.int64(j.klass), np.int64(j.near_nodes if S.now_s < j.near_until_s else j.max_nodes)
     counted = np.int64(S.group[row])
@@ -532,7 +591,7 @@ def refresh(jobs, row, now_s):
     j = jobs[row]
     work_left, served_s = j.work_left, j.served_s
     if j.running:
-        j.attained_gpu_s = j.settled_gpu_s + (now_s - j.held_since_s) * (j.held_milli / 1000.0)
+        j.attained_gpu_s = j.settled_gpu_s + max(now_s - j.held_since_s, 0.0) * (j.held_milli / 1000.0)
         working_s = now_s - max(j.since_s, j.ready_s)
         if working_s > 0:
             work_left = max(work_left - working_s * j.rate, 0.0)
@@ -561,20 +620,16 @@ def set_rate(S, row, rate, mark_left):
 
 @njit
 def start(S, row, begin, end, milli):
-    """The job holds the parts begin..end, `milli` thousandths in all. Its rate is known here, or asked of the model by the caller."""
+    """The job is given the parts begin..end, `milli` thousandths in all; it holds them once the executor is done with who was there."""
     c, j = S, S.jobs[row]
     a = c.n_allocations
     S.alloc_job[a], S.alloc_start_s[a], S.alloc_end_s[a] = row, c.now_s, np.nan
     S.alloc_offset[a], S.alloc_offset[a + 1] = begin, end
     c.n_allocations += 1
-    j.allocation, j.running, j.phase = a, 1, RUNNING
+    j.allocation, j.running = a, 1
     j.held_milli = milli
-    j.held_since_s = j.since_s = c.now_s
-    j.ready_s = c.now_s + j.restart_s
     j.served_mark_s = j.served_s
     j.verdict, j.short_milli = STARTED, 0
-    if np.isnan(j.start_s):
-        j.start_s = c.now_s
     S.queues[j.queue].used_milli += j.held_milli
     c.n_waiting -= 1
     c.n_holding += 1
@@ -582,8 +637,50 @@ def start(S, row, begin, end, milli):
     if j.work_left < np.inf:
         c.finite_holding += 1
     j.due_s = np.inf
+    if c.delays:
+        j.phase, j.held_since_s, j.since_s, j.ready_s = RESERVED, np.inf, np.inf, np.inf
+        act(S, row, CLAIM)
+    else:
+        hold(S, row)
+        run_on(S, row)
+
+
+@njit
+def act(S, row, what):
+    """The executor is to be told."""
+    S.acts[S.n_acts, 0], S.acts[S.n_acts, 1] = row, what
+    S.n_acts += 1
+
+
+@njit
+def hold(S, row):
+    """The job has its GPUs from now on; they are idle until it runs."""
+    c, j = S, S.jobs[row]
+    j.phase = STARTING
+    j.held_since_s = j.since_s = c.now_s
+    j.ready_s = np.inf
+    S.alloc_start_s[j.allocation] = c.now_s
+    if np.isnan(j.start_s):
+        j.start_s = c.now_s
+
+
+@njit
+def run_on(S, row):
+    """Its processes run; the restart cost is paid first."""
+    c, j = S, S.jobs[row]
+    j.phase = RUNNING
+    j.since_s = c.now_s
+    j.ready_s = c.now_s + j.restart_s
+    find_rate(S, row)
+
+
+@njit
+def find_rate(S, row):
+    """How fast a job runs where it is: known here, or asked of the model by the caller."""
+    c, j = S, S.jobs[row]
     if c.fixed_rates:
-        set_rate(S, row, S.rates[row if len(S.rates) > 1 else 0, S.pools[S.nodes[S.part_node[begin]].pool].type], 0.0)
+        node = S.part_node[S.alloc_offset[j.allocation]]
+        set_rate(S, row, S.rates[row if len(S.rates) > 1 else 0, S.pools[S.nodes[node].pool].type], 0.0)
     else:
         S.rated[c.n_rated] = row
         c.n_rated += 1
@@ -594,12 +691,14 @@ def let_go(S, row):
     """The job holds nothing from now on; its accounts are brought up to date. The ledger is the caller's."""
     c, j = S, S.jobs[row]
     settle(S, row, c.now_s)
-    gpus, held_s = j.held_milli / 1000.0, c.now_s - j.held_since_s
+    gpus, held_s = j.held_milli / 1000.0, max(c.now_s - j.held_since_s, 0.0)
     j.held_s += held_s
     j.settled_gpu_s += gpus * held_s
     j.attained_gpu_s = j.settled_gpu_s
     j.overhead_gpu_s += gpus * max(min(c.now_s, j.ready_s) - j.held_since_s, 0.0)
     S.alloc_end_s[j.allocation] = c.now_s
+    if j.phase == RESERVED:  # a promise that was never kept is no holding
+        S.alloc_start_s[j.allocation] = np.nan
     S.queues[j.queue].used_milli -= j.held_milli
     j.allocation, j.running, j.held_milli, j.due_s = -1, 0, 0, np.inf
     c.n_holding -= 1
@@ -632,6 +731,8 @@ def remember(S, row):
 @njit
 def finish(S, row):
     c, j = S, S.jobs[row]
+    if c.delays:
+        act(S, row, FREED)
     give_all(S, j.allocation)
     let_go(S, row)
     if c.predicts:
@@ -643,8 +744,10 @@ def finish(S, row):
 
 @njit
 def requeue(S, row):
-    """A holding job waits again; its GPUs are already given back."""
+    """A holding job waits again; its GPUs are already given back, to be used by others once the executor has stopped it."""
     c = S
+    if c.delays:
+        act(S, row, DRAIN)
     let_go(S, row)
     S.jobs[row].phase = WAITING
     c.n_waiting += 1
@@ -875,6 +978,31 @@ def walk_free(S, n, pick):
 
 
 @njit
+def stays(S, row):
+    """Why a holding job may not be stopped for another, as a verdict; 0 = it may."""
+    j = S.jobs[row]
+    if j.pinned:
+        return PINNED
+    if S.most_preemptions > 0 and j.preemptions >= S.most_preemptions:
+        return SPARED
+    if S.min_run_s > 0 and j.phase != RESERVED and S.now_s < j.held_since_s + S.min_run_s:
+        return MIN_RUN
+    return 0
+
+
+@njit
+def next_stoppable(S):
+    """When the next holding job has run for the least time it is granted."""
+    least_s = np.inf
+    for i in range(S.n_running):
+        j = S.jobs[S.running_list[i]]
+        end_s = j.held_since_s + S.min_run_s
+        if j.running and end_s > S.now_s:
+            least_s = min(least_s, end_s)
+    return least_s
+
+
+@njit
 def walk_all(S, n, pick):
     """Running jobs are in the order: begin with all capacity, pinned jobs first, then as queues and policy say."""
     c = S
@@ -883,11 +1011,12 @@ def walk_all(S, n, pick):
     n_chosen, n_popped = ZERO, ZERO
     for i in range(n):
         row = walk[i]
-        if jobs[row].pinned and jobs[row].running:
+        spared = stays(S, row) if jobs[row].running else 0
+        if spared:
             count_held(S, row)
             S.mark[row] = S.walks
             S.used[S.jobs[row].queue] += S.jobs[row].held_milli
-            S.jobs[row].verdict = PINNED
+            S.jobs[row].verdict = spared
             S.chosen[n_chosen] = row
             n_chosen += 1
     if not c.quotas:
@@ -937,8 +1066,8 @@ def realize(S, n, pick):
         return failed
     for i in range(n_stopped):
         row = S.fresh[i]
+        jobs[row].preemptions += jobs[row].phase != RESERVED  # a promise taken back stops nobody
         requeue(S, row)
-        jobs[row].preemptions += 1
         if S.classes[jobs[row].klass].told != c.decisions:
             tell(S.classes[jobs[row].klass], c.decisions, row, jobs[row].verdict)
     begin = first_part
@@ -1094,6 +1223,17 @@ def stir(S):
 
 
 @njit
+def queue_up(S, row):
+    """The job waits from now on; the next decision places it in the order."""
+    S.jobs[row].phase = WAITING
+    S.fresh[S.n_fresh] = row
+    S.n_fresh += 1
+    S.n_waiting += 1
+    S.active_milli += S.jobs[row].milli
+    stir(S)
+
+
+@njit
 def next_relaxed(S):
     """When a waiting gang next gives up on locality. Patience is the same for all, so they give up as they arrived."""
     while S.relaxed < S.arrived:
@@ -1129,14 +1269,19 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
     while True:
         if c.broken != -1:
             return BROKEN
+        if c.n_acts > 0:
+            return ACT
         if c.n_rated > 0:
             return RATE
         due_s = next_due(S)
         arrive_s = S.jobs[S.arrivals[c.arrived]].arrive_s if c.arrived < len(S.arrivals) else np.inf
-        relax_s = next_relaxed(S) if c.local else np.inf
-        time_s = min(min(min(due_s, arrive_s), min(c.until_s, c.decide_s)), relax_s)
+        ripe_s = next_relaxed(S) if c.local else np.inf
+        if c.min_run_s > 0 and c.n_waiting > 0:
+            ripe_s = min(ripe_s, next_stoppable(S))
+        time_s = min(min(min(due_s, arrive_s), min(c.until_s, c.decide_s)), ripe_s)
         nothing_comes = arrive_s == np.inf and (c.until_s == np.inf or c.endless == 1)
-        if time_s == np.inf or (c.finite_left == 0 and due_s == np.inf) or (nothing_comes and (c.idle > 64 or c.serving > 10_000)):
+        done = (c.finite_left == 0 and due_s == np.inf) or (nothing_comes and (c.idle > 64 or c.serving > 10_000))
+        if time_s == np.inf or (done and not c.open):
             return FINISHED
         if time_s < c.now_s:
             c.broken = -3
@@ -1161,15 +1306,11 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
         while c.arrived < len(S.arrivals) and S.jobs[S.arrivals[c.arrived]].arrive_s <= time_s:
             row = S.arrivals[c.arrived]
             c.arrived += 1
-            S.jobs[row].phase, S.jobs[row].new = WAITING, 1
+            S.jobs[row].new = 1
             if c.predicts:
                 predict(S, row)
-            S.fresh[c.n_fresh] = row
-            c.n_fresh += 1
-            c.n_waiting += 1
-            c.active_milli += S.jobs[row].milli
-            stir(S)
-        if relax_s <= time_s:
+            queue_up(S, row)
+        if ripe_s <= time_s:
             stir(S)
         if c.decide_s <= time_s:
             if not room_to_log(S):
@@ -1219,6 +1360,12 @@ def stop_job(clock, row):
     give_all(S, S.jobs[row].allocation)
     requeue(S, row)
     drop_running(S, row)
+
+
+@njit(types.int64(STATE, types.int32), cache=True)
+def must_stay(clock, row):
+    """Why a holding job may not be stopped for another, as a verdict; 0 = it may."""
+    return stays(clock[0], row)
 
 
 @njit(types.boolean(STATE, types.int32, types.int64, types.int64, types.FunctionType(PICK)), cache=True)
@@ -1309,7 +1456,9 @@ def clear_node(clock, node, failed, checkpoint_s):
         if not there:
             continue
         settle(S, row, S.now_s)
-        if failed:
+        if j.phase == RESERVED:
+            pass  # nothing of it was there yet
+        elif failed:
             lost_s = j.served_s - j.served_mark_s
             if checkpoint_s > 0:
                 lost_s = lost_s % checkpoint_s
@@ -1328,22 +1477,23 @@ def clear_node(clock, node, failed, checkpoint_s):
 
 @njit(types.void(STATE, types.int32, types.boolean), cache=True)
 def set_node(clock, node, up):
-    """A node joins or leaves. What ran on it has been stopped by the caller."""
+    """A node opens or closes. A closed one takes nobody new; who is there may stay until somebody stops it."""
     S = clock[0]
-    c, n = S, S.nodes[node]
+    n = S.nodes[node]
     if bool(n.up) == up:
         return
-    milli = np.int64(n.gpus) * 1000
-    sign = 1 if up else -1
+    free = n.free_milli
+    for slot in range(n.slot, n.slot + n.gpus):
+        if S.slots[slot] > 0:
+            free += 1000 - S.slots[slot]
     if not up:
         count_node(S, node, NOWHERE)
     n.up = 1 if up else 0
     if up:
         count_node(S, node, ONE)
-    S.pools[n.pool].total_milli += sign * milli
-    S.pools[n.pool].free_milli += sign * milli
-    if not up and n.free_milli != milli:
-        c.broken = node
+    sign = 1 if up else -1
+    S.pools[n.pool].total_milli += sign * free
+    S.pools[n.pool].free_milli += sign * free
     stir(S)
 
 
@@ -1366,3 +1516,113 @@ def refresh_all(clock, n):
 def wake_later(clock, wake_s):
     """Decide again at `wake_s`, on the grids that apply."""
     wake_at(clock[0], wake_s)
+
+
+# ---------------------------------------------------------------------------------------------- what the outside reports
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def hand_over(clock, row):
+    """The GPUs promised to a job are its own: those who held them have gone."""
+    hold(clock[0], row)
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def began(clock, row):
+    """The processes of a job that holds its GPUs run."""
+    run_on(clock[0], row)
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def end_job(clock, row):
+    """A holding job is over, whatever its work."""
+    S = clock[0]
+    finite = S.jobs[row].work_left < np.inf
+    finish(S, row)
+    S.finite_left += 0 if finite else 1
+    stir(S)
+
+
+@njit(types.void(STATE, types.int32, types.boolean), cache=True)
+def give_up(clock, row, again):
+    """A holding job lost its processes, or never got them: nothing of it is left. It waits again, at once or when offered again."""
+    S = clock[0]
+    give_all(S, S.jobs[row].allocation)
+    let_go(S, row)
+    S.active_milli -= S.jobs[row].milli
+    S.jobs[row].phase = FUTURE
+    if again:
+        queue_up(S, row)
+    stir(S)
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def rank_anew(clock, row):
+    """What a waiting job's key is made of has changed."""
+    S = clock[0]
+    if leave_heap(S, row):
+        S.fresh[S.n_fresh] = row
+        S.n_fresh += 1
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def take_back(clock, row):
+    """A holding job is stopped, and does not wait again until it is offered."""
+    S = clock[0]
+    give_all(S, S.jobs[row].allocation)
+    requeue(S, row)
+    S.jobs[row].phase = FUTURE
+    S.n_waiting -= 1
+    S.active_milli -= S.jobs[row].milli
+    stir(S)
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def withdraw(clock, row):
+    """A waiting job is not offered any more."""
+    S = clock[0]
+    if not leave_heap(S, row):
+        kept = 0
+        for i in range(S.n_fresh):
+            if S.fresh[i] != row:
+                S.fresh[kept] = S.fresh[i]
+                kept += 1
+        S.n_fresh = kept
+    S.jobs[row].phase = FUTURE
+    S.n_waiting -= 1
+    S.active_milli -= S.jobs[row].milli
+    stir(S)
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def offer(clock, row):
+    """A job that was withdrawn, or never offered, waits from now on."""
+    queue_up(clock[0], row)
+
+
+@njit(types.void(STATE), cache=True)
+def decide_soon(clock):
+    """Something that a decision may use has changed."""
+    stir(clock[0])
+
+
+@njit(types.void(STATE, types.int32, _I, _L, _I, _L, _L), cache=True)
+def hold_again(clock, row, nodes, milli, slots, cpu_milli, memory_mib):
+    """Enter the parts a job holds into the ledger of an engine that has just been built; its record is as it was."""
+    S = clock[0]
+    begin = S.n_parts
+    for i in range(len(nodes)):
+        put(S, np.int64(nodes[i]), milli[i], cpu_milli[i], memory_mib[i], np.int64(slots[i]))
+    j, a = S.jobs[row], S.n_allocations
+    S.alloc_job[a], S.alloc_start_s[a], S.alloc_end_s[a] = row, j.held_since_s, np.nan
+    S.alloc_offset[a], S.alloc_offset[a + 1] = begin, S.n_parts
+    S.n_allocations += 1
+    j.allocation = a
+    S.queues[j.queue].used_milli += j.held_milli
+    S.n_holding += 1
+    S.active_milli += j.milli
+    if j.work_left < np.inf:
+        S.finite_holding += 1
+    add_running(S, row)
+    if j.phase == RUNNING:
+        find_rate(S, row)

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainmaster.engine import kernels
 from trainmaster.engine.result import REJECTED
-from trainmaster.engine.state import ENDED, WAITING
+from trainmaster.engine.state import ENDED, RESERVED, WAITING
 from trainmaster.errors import InputError, InvariantBroken
 from trainmaster.policies.base import Decision, Line, Verdict
 from trainmaster.workload.jobs import GPU_MILLI
@@ -31,16 +31,16 @@ def carry_out(engine: Engine, decision: Decision) -> None:
         held = held[np.isin(held, np.fromiter(wanted, np.int64, len(wanted)))]
     moved = []
     for row in held.tolist():
-        if S.jobs[row]["pinned"] or (row in wanted and keeps(engine, row, wanted[row])):
+        if kernels.must_stay(S.clock, np.int32(row)) or (row in wanted and keeps(engine, row, wanted[row])):
             continue
-        before = engine.allocation(row)
+        before, promised = engine.allocation(row), S.jobs[row]["phase"] == RESERVED
         kernels.stop_job(S.clock, np.int32(row))
         if row in wanted:
             moved.append(row)
             resized = sum(line.gpus * line.share for line in wanted[row]) != before.total_gpus
-            S.jobs[row]["resizes" if resized else "migrations"] += 1
+            S.jobs[row]["resizes" if resized else "migrations"] += not promised  # a promise changed disturbs nobody
         else:
-            S.jobs[row]["preemptions"] += 1
+            S.jobs[row]["preemptions"] += not promised
     running = S.jobs["running"][active] == 1
     S.jobs["verdict"][active] = np.where(running, Verdict.KEPT, Verdict.POLICY_ZERO if decision.verdict is None else decision.verdict)
     short_gpus = np.zeros(len(active)) if decision.short_gpus is None else decision.short_gpus

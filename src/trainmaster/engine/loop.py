@@ -16,12 +16,12 @@ import numpy as np
 from trainmaster.cluster.cluster import Cluster
 from trainmaster.engine import kernels
 from trainmaster.engine.core import Engine, Setup
+from trainmaster.engine.executor import SimulatedExecutor
 from trainmaster.engine.result import FINISHED, Allocations, RunResult
-from trainmaster.engine.state import ENDED, RUNNING, WAITING
-from trainmaster.policies.base import (
-    Policy,
-)
-from trainmaster.workload.jobs import Floats, JobTable
+from trainmaster.engine.state import ENDED
+from trainmaster.errors import InvariantBroken
+from trainmaster.policies.base import Policy
+from trainmaster.workload.jobs import GPU_MILLI, Floats, JobTable
 
 PROGRESS_EVERY = 2_000  # decisions
 
@@ -35,6 +35,9 @@ class Simulation(Engine):
         super().__init__(jobs, cluster, policy, setup, **options)
         self.present, self.healthy = cluster.present.copy(), np.ones(len(cluster.nodes), bool)
         self.capacity_log: list[tuple[float, float]] = [(0.0, float(sum(cluster.gpus_by_type().values())))]
+        self.executor = SimulatedExecutor(lambda: float(self.clock["now_s"]), setup.start_delay_s, setup.stop_delay_s)
+        if setup.start_delay_s > 0 or setup.stop_delay_s > 0:
+            self.hand_to(self.executor)
         self.outside = self._outside()
         self._next_outside()
 
@@ -52,18 +55,26 @@ class Simulation(Engine):
 
     def _next_outside(self) -> None:
         self.coming = next(self.outside, (np.inf, []))
-        self.clock["until_s"] = self.coming[0]
         planned = max((change.at_s for change in self.cluster.timeline), default=-np.inf)
         self.clock["endless"] = self.coming[0] > planned
 
     def _apply_outside(self) -> None:
-        """Nodes fail, are repaired, join and leave. A node is up while it is in the cluster and not broken."""
+        """What happens now: the executor's answers, then nodes that fail, are repaired, join and leave."""
+        for seq, started in self.executor.due():
+            (self.started if started else self.stopped)(seq)
+        if self.coming[0] <= self.clock["now_s"]:
+            self._change_nodes()
+
+    def _change_nodes(self) -> None:
+        """A node is up while it is in the cluster and not broken."""
         for node, up, failed in self.coming[1]:
             (self.healthy if failed else self.present)[node] = up
             should = bool(self.present[node] and self.healthy[node])
             if not should and self.state.nodes[node]["up"]:
                 checkpoint_s = self.setup.faults.checkpoint_s if self.setup.faults else 0.0
                 kernels.clear_node(self.state.clock, np.int32(node), failed, checkpoint_s)
+                if self.state.nodes[node]["free_milli"] != self.state.nodes[node]["gpus"] * GPU_MILLI:
+                    raise InvariantBroken(f"{self.label}: node {node} leaves while jobs hold it")
             kernels.set_node(self.state.clock, np.int32(node), should)
         up_gpus = float(self.state.nodes["gpus"][self.state.nodes["up"] == 1].sum())
         self.capacity_log.append((float(self.clock["now_s"]), up_gpus))
@@ -76,10 +87,15 @@ class Simulation(Engine):
         began, clock, S = time.perf_counter(), self.clock, self.state
         if progress:
             clock["pause_at"] = PROGRESS_EVERY
-        while (code := self.advance()) != kernels.FINISHED:
+        while True:
+            clock["until_s"] = min(self.coming[0], self.executor.next_s())
+            clock["open"] = bool(self.executor.coming)
+            code = self.advance()
+            if code == kernels.FINISHED:
+                break
             if code == kernels.EXTERNAL:
                 self._apply_outside()
-            elif progress:
+            elif code == kernels.PAUSE and progress:
                 clock["pause_at"] += PROGRESS_EVERY
                 progress(int((S.jobs["phase"] == ENDED).sum()), len(self.jobs))
         return self._result(time.perf_counter() - began)
@@ -88,20 +104,18 @@ class Simulation(Engine):
 
     def _result(self, wall_s: float) -> RunResult:
         S, clock, jobs = self.state, self.clock, self.jobs
-        for row in np.flatnonzero(S.jobs["running"]):
-            kernels.close_job(S.clock, np.int32(row))
+        record = self.record()
+        for holder in np.flatnonzero(S.jobs["running"]):
+            kernels.close_job(S.clock, np.int32(holder))
         state = S.jobs
         self.outcome[~np.isnan(state["finish_s"])] = FINISHED
-        record = self.record()
-        for seq, row in zip(record.seq, np.flatnonzero((state["phase"] == WAITING) | (state["phase"] == RUNNING)), strict=True):
+        for seq in record.seq.tolist():
+            row = self.row(seq)
             served = not np.isfinite(jobs.work[row]) and state[row]["held_s"] > 0
-            self.reason[row] = "a service: it has no end" if served else self.policy.explain(record, int(seq)).text
-        n, parts = int(clock["n_allocations"]), int(clock["n_parts"])
-        allocations = Allocations(job=S.alloc_job[:n].copy(), start_s=S.alloc_start_s[:n].copy(), end_s=S.alloc_end_s[:n].copy(),
-                                  offset=S.alloc_offset[: n + 1].copy(), node=S.part_node[:parts].copy(),
-                                  gpu_milli=S.part_milli[:parts].astype(np.int64))  # fmt: skip
+            self.reason[row] = "a service: it has no end" if served else self.policy.explain(record, seq).text
+        allocations = self._allocations()
         last = np.full(len(jobs), -1, np.int64)
-        last[allocations.job] = np.arange(n)
+        last[allocations.job] = np.arange(len(allocations.job))
         ran = last >= 0
         gpu_type, nodes = np.full(len(jobs), "", object), np.zeros(len(jobs), np.int32)
         gpu_type[ran] = self.node_types[allocations.node[allocations.offset[last[ran]]]]
@@ -119,6 +133,17 @@ class Simulation(Engine):
             resizes=state["resizes"].copy(), failures=state["failures"].copy(), allocations=allocations, capacity_s=capacity_s,
             capacity_gpus=capacity_gpus, decisions=int(clock["decisions"]), wall_s=wall_s, peak_rss_mib=peak_rss_mib(),
             notes=self._notes(state["start_s"]),
+        )  # fmt: skip
+
+    def _allocations(self) -> Allocations:
+        S, n, parts = self.state, int(self.clock["n_allocations"]), int(self.clock["n_parts"])
+        kept = ~np.isnan(S.alloc_start_s[:n])  # the others were promises that were taken back
+        sizes = np.diff(S.alloc_offset[: n + 1])
+        kept_parts = np.repeat(kept, sizes)
+        return Allocations(
+            job=S.alloc_job[:n][kept], start_s=S.alloc_start_s[:n][kept], end_s=S.alloc_end_s[:n][kept],
+            offset=np.concatenate([[0], np.cumsum(sizes[kept])]), node=S.part_node[:parts][kept_parts],
+            gpu_milli=S.part_milli[:parts][kept_parts].astype(np.int64),
         )  # fmt: skip
 
     def _params(self) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 
 # Phases of a job. A holding is reserved, starting, running or draining; the twin's delays are 0 but for the restart cost.
 FUTURE, WAITING, RESERVED, STARTING, RUNNING, DRAINING, ENDED = range(7)
+CLAIM, DRAIN, FREED = range(3)  # acts: GPUs are promised to a job; it must give them back; it has ended
 
 JOB = np.dtype(
     [  # what every walk reads of a running job comes first: three cache lines
@@ -59,6 +60,7 @@ JOB = np.dtype(
         ("max_nodes", "i4"),
         ("near_nodes", "i4"),  # and before near_until_s it waits for so few
         ("near_until_s", "f8"),
+        ("avoid", "i4"),  # a node on which it failed to start, -1 = none
         ("preemptions", "i4"),
         ("migrations", "i4"),
         ("resizes", "i4"),
@@ -146,6 +148,7 @@ ARRAYS: dict[str, tuple[np.dtype[Any], int]] = {
     "group": (I4, 1),  # [n]: type group a newcomer was counted on
     "usable": (I8, 1),  # [nodes]: scratch of placement
     "counts": (I8, 1),  # [free GPUs]
+    "acts": (I4, 2),  # [_, 2]: what decisions changed and the executor is yet to be told: row, and which
     "alloc_job": (I4, 1),  # the allocation log
     "alloc_start_s": (F8, 1),
     "alloc_end_s": (F8, 1),
@@ -180,6 +183,9 @@ CLOCK = np.dtype(
         ("finite_holding", "i8"),
         ("n_allocations", "i8"),
         ("n_parts", "i8"),
+        ("n_acts", "i8"),
+        ("most_preemptions", "i8"),  # a job stopped so often is stopped no more; 0 = no bound
+        ("min_run_s", "f8"),  # nor is one that has held its GPUs for less
         ("active_milli", "i8"),
         ("walks", "i8"),
         ("n_chosen", "i8"),
@@ -190,6 +196,8 @@ CLOCK = np.dtype(
         ("idle", "i8"),  # decisions in a row that changed nothing while only services ran
         ("serving", "i8"),  # decisions in a row while only services ran
         ("broken", "i8"),  # row of a job that broke an invariant, -1 = none
+        ("delays", "i1"),  # starting and stopping take time: an executor is told, and says when it is done
+        ("open", "i1"),  # more may come from outside: the run never ends by itself
         ("preemptive", "i1"),
         ("blocking", "i1"),
         ("local", "i1"),  # gangs wait for locality

@@ -42,6 +42,8 @@ class Verdict(enum.IntEnum):
     POLICY_ZERO = 8  # the policy gives it nothing now
     PINNED = 9  # runs, and may not be preempted
     REJECTED = 10  # admission control
+    MIN_RUN = 11  # runs, and has not yet had the least time it is granted
+    SPARED = 12  # runs, and has been preempted as often as a job may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +359,8 @@ SENTENCES: Mapping[Verdict, Callable[[float], Reason]] = {
     Verdict.POLICY_ZERO: lambda _: Reason("policy-zero", "the policy gives it nothing now"),
     Verdict.PINNED: lambda _: Reason("pinned", "it runs, and may not be preempted"),
     Verdict.REJECTED: lambda _: Reason("rejected", "the policy does not admit it"),
+    Verdict.MIN_RUN: lambda _: Reason("min-run", "it runs, and has not yet had the least time it is granted"),
+    Verdict.SPARED: lambda _: Reason("spared", "it runs, and has been preempted as often as a job may be"),
 }
 
 

@@ -1,0 +1,150 @@
+"""Between a decision and the GPUs: who was promised what, who must go first, who has it.
+
+The engine's ledger is intent: what a decision takes from one job it gives to another in the same instant. Where stopping and
+starting take time, the promise is kept here until those who must go have gone:
+
+    claim     promised to a job, not yet its own: others still drain there (phase RESERVED)
+    held      handed to the executor, which starts it (STARTING), or runs it (RUNNING)
+    drain     stopped by a decision, not yet gone: its GPUs are still its own, idle
+
+A claim is handed over, in order of promise, as soon as its nodes have room for it in fact, and no earlier attempt of the job itself
+still drains. It may be taken back until then, and nobody was disturbed for it. A drain that never ends keeps its GPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainmaster.engine import kernels
+from trainmaster.engine.state import CLAIM, DRAIN, STARTING, WAITING
+from trainmaster.workload.jobs import GPU_MILLI
+
+if TYPE_CHECKING:
+    from trainmaster.engine.core import Engine
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an allocation is made of: a row a part."""
+
+    node: NDArray[np.int32]
+    milli: Ints
+    slot: NDArray[np.int32]  # the shared GPU of a fraction, -1 = whole ones
+    cpu_milli: Ints
+    memory_mib: Ints
+    allocation: int = -1  # its row in the log, -1 = of an engine before this one
+
+
+@dataclass(slots=True)
+class Drain:
+    """A stopped job that is not gone yet."""
+
+    parts: Parts
+    since_s: float
+
+
+class Executor(Protocol):
+    """Who carries it out: told by seq, answers later by `Engine.started`, `stopped`, `failed_to_start`, `ended`, `lost`."""
+
+    def start(self, seq: int, parts: Parts) -> None: ...
+
+    def stop(self, seq: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Handover:
+    """Holdings in fact, by row of the engine's job table."""
+
+    engine: Engine
+    executor: Executor
+    claims: dict[int, Parts] = field(default_factory=dict)  # in order of promise
+    held: dict[int, Parts] = field(default_factory=dict)
+    drains: dict[int, Drain] = field(default_factory=dict)
+    free: NDArray[Any] = field(init=False)  # [nodes, 3]: GPU thousandths, CPU thousandths, MiB that nobody has in fact
+
+    def __post_init__(self) -> None:
+        nodes = self.engine.cluster.nodes
+        endless = np.iinfo(np.int64).max // 2
+        self.free = np.array(
+            [
+                (
+                    node.gpus * GPU_MILLI,
+                    endless if node.cpus is None else round(node.cpus * 1000),
+                    endless if node.memory_gib is None else round(node.memory_gib * 1024),
+                )
+                for node in nodes
+            ],
+            np.int64,
+        ).reshape(-1, 3)
+
+    def carry_out(self) -> None:
+        """Pass on what decisions changed."""
+        S, clock = self.engine.state, self.engine.clock
+        acts = S.acts[: clock["n_acts"]].tolist()
+        clock["n_acts"] = 0
+        for row, what in acts:
+            if what == CLAIM:
+                self.claims[row] = self.engine.parts(row)
+            elif self.claims.pop(row, None) is None:  # else it was a promise, and nobody was disturbed
+                parts = self.held.pop(row)
+                if what == DRAIN:
+                    self.drains[row] = Drain(parts, float(clock["now_s"]))
+                    self.executor.stop(int(S.jobs[row]["seq"]))
+                else:
+                    self._move(parts, +1)
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Give claims what is free in fact, in order of promise."""
+        S = self.engine.state
+        for row, parts in list(self.claims.items()):
+            if row in self.drains or not self._fits(parts):
+                continue
+            del self.claims[row]
+            self._move(parts, -1)
+            self.held[row] = parts
+            kernels.hand_over(S.clock, np.int32(row))
+            self.executor.start(int(S.jobs[row]["seq"]), parts)
+
+    def gone(self, row: int) -> None:
+        """A stopped job has left its GPUs: they were its own until now."""
+        drain = self.drains.pop(row)
+        S, job = self.engine.state, self.engine.state.jobs[row]
+        tail_s = float(self.engine.clock["now_s"]) - drain.since_s
+        gpu_s = tail_s * float(drain.parts.milli.sum()) / GPU_MILLI
+        job["held_s"] += tail_s
+        job["settled_gpu_s"] += gpu_s
+        job["overhead_gpu_s"] += gpu_s
+        if job["phase"] == WAITING:
+            kernels.rank_anew(S.clock, np.int32(row))
+        if drain.parts.allocation >= 0:
+            S.alloc_end_s[drain.parts.allocation] = self.engine.clock["now_s"]
+        self._move(drain.parts, +1)
+
+    def release(self, row: int) -> None:
+        """A job that held its GPUs in fact holds nothing any more."""
+        self._move(self.held.pop(row), +1)
+
+    def resume(self, claims: list[int], held: list[int], drains: dict[int, Drain]) -> None:
+        """Who holds what in fact, in an engine that has just been built."""
+        self.claims = {row: self.engine.parts(row) for row in claims}
+        self.held = {row: self.engine.parts(row) for row in held}
+        self.drains = dict(drains)
+        for parts in (*self.held.values(), *(drain.parts for drain in drains.values())):
+            self._move(parts, -1)
+
+    def starting(self, row: int) -> bool:
+        return row in self.held and self.engine.state.jobs[row]["phase"] == STARTING
+
+    def _fits(self, parts: Parts) -> bool:
+        need = np.stack([parts.milli, parts.cpu_milli, parts.memory_mib], axis=1)
+        return bool((self.free[parts.node] >= need).all())
+
+    def _move(self, parts: Parts, sign: int) -> None:
+        np.add.at(self.free, parts.node, sign * np.stack([parts.milli, parts.cpu_milli, parts.memory_mib], axis=1))

@@ -1,0 +1,111 @@
+"""One engine's dynamic state as plain data, to be taken up by another: after a restart, with other jobs, nodes or another policy.
+
+    take(engine) -> Snapshot           nothing of the engine is shared with it
+    resume(engine, snapshot)           an engine that was built from a job table and has decided nothing goes on from there
+
+The live cluster adds jobs, changes policies and starts again after a crash this way, and forks itself into the twin. Jobs are
+known by seq. Those of the snapshot that the new engine's table lacks are gone; those of the table that the snapshot lacks arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainmaster.engine import kernels
+from trainmaster.engine.core import Engine
+from trainmaster.engine.handover import Drain, Parts
+from trainmaster.engine.state import RESERVED, WAITING
+from trainmaster.policies.base import Memory, Policy
+
+# What a job's record carries over; the rest follows from the job table, the cluster and the policy.
+CARRIED = (
+    "running", "new", "phase", "verdict", "short_milli", "held_milli", "settled_gpu_s", "held_since_s", "since_s", "ready_s", "rate",
+    "work_left", "served_s", "attained_gpu_s", "mark_left", "held_s", "overhead_gpu_s", "lost_gpu_s", "served_mark_s", "start_s",
+    "preemptions", "migrations", "resizes", "failures", "avoid",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    now_s: float
+    decisions: int
+    decide_s: float  # the next decision that is due by itself, inf = none
+    state: NDArray[Any]  # records (`engine.state.JOB`) of the jobs that wait, hold or drain
+    parts: Mapping[int, Parts] = field(default_factory=dict)  # what each holding job was given, by seq
+    running: tuple[int, ...] = ()  # seqs of holding jobs, in the order of the last walk
+    claims: tuple[int, ...] = ()  # of these, those that others still drain for, in order of promise
+    drains: Mapping[int, Drain] = field(default_factory=dict)
+    memory: Memory = field(default_factory=dict)
+
+
+def take(engine: Engine) -> Snapshot:
+    """The engine as it is between two decisions."""
+    S, clock, handover = engine.state, engine.clock, engine.handover
+    jobs = S.jobs
+    drains = {} if handover is None else handover.drains
+    rows = np.flatnonzero((jobs["phase"] == WAITING) | (jobs["running"] == 1) | np.isin(np.arange(len(jobs)), list(drains)))
+    order = S.running_list[: clock["n_running"]]
+    order = order[jobs["running"][order] == 1]
+    seq = jobs["seq"]
+    return Snapshot(
+        now_s=float(clock["now_s"]),
+        decisions=int(clock["decisions"]),
+        decide_s=float(clock["decide_s"]),
+        state=jobs[rows].copy(),
+        parts={int(seq[row]): engine.parts(int(row)) for row in order},
+        running=tuple(seq[order].tolist()),
+        claims=() if handover is None else tuple(int(seq[row]) for row in handover.claims),
+        drains={int(seq[row]): drain for row, drain in drains.items()},
+        memory={name: value.copy() if isinstance(value, np.ndarray) else value for name, value in engine.memory.items()},
+    )
+
+
+def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
+    """Go on from a snapshot. `memory`: the policy is the one whose memory the snapshot holds."""
+    S, clock = engine.state, engine.clock
+    known = engine.row_of
+    clock["now_s"], clock["decisions"], clock["decide_s"] = snapshot.now_s, snapshot.decisions, snapshot.decide_s
+    here = np.array([seq in known for seq in snapshot.state["seq"].tolist()], bool)
+    state = snapshot.state[here]
+    rows = np.array([known[seq] for seq in state["seq"].tolist()], np.int64)
+    for name in CARRIED:
+        S.jobs[name][rows] = state[name]
+    held = [seq for seq in snapshot.running if seq in known]
+    for seq in held:
+        parts = snapshot.parts[seq]
+        kernels.hold_again(S.clock, np.int32(known[seq]), parts.node, parts.milli, parts.slot, parts.cpu_milli, parts.memory_mib)
+    waiting = rows[state["phase"] == WAITING]
+    S.fresh[: len(waiting)] = waiting
+    clock["n_fresh"] = clock["n_waiting"] = len(waiting)
+    clock["active_milli"] += int(S.jobs["milli"][waiting].sum())
+    S.replace("arrivals", np.ascontiguousarray(S.arrivals[~np.isin(S.arrivals, rows)]))
+    if engine.handover is not None:
+        claims = [known[seq] for seq in snapshot.claims if seq in known]
+        assert all(S.jobs[row]["phase"] == RESERVED for row in claims)
+        drains = {
+            known[seq]: Drain(replace(drain.parts, allocation=-1), drain.since_s)
+            for seq, drain in snapshot.drains.items()
+            if seq in known
+        }
+        engine.handover.resume(claims, [known[seq] for seq in held if known[seq] not in claims], drains)
+    if memory:
+        engine.memory = grown(snapshot.memory, engine.policy, engine.seq_bound)
+
+
+def grown(memory: Memory, policy: Policy[Any], jobs: int) -> Memory:
+    """A policy's memory with room for `jobs` seqs: arrays by seq are made longer, with what a fresh memory has there."""
+    fresh = policy.start_memory(jobs)
+    longer = dict(memory)
+    for name, value in fresh.items():
+        old = memory.get(name)
+        if isinstance(value, np.ndarray) and isinstance(old, np.ndarray) and value.shape[1:] == old.shape[1:] and len(value) > len(old):
+            longer[name] = value.copy()
+            longer[name][: len(old)] = old
+        elif old is None:
+            longer[name] = value
+    return longer

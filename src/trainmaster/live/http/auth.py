@@ -1,0 +1,133 @@
+"""Who asks: tokens of 256 random bits, shown once and stored as their SHA-256, and the four roles.
+
+    viewer    sees everything, changes nothing
+    user      submits; sees and touches the jobs of its own name
+    operator  and any job, the nodes and the policy
+    admin     and tokens, the configuration, submission for another
+
+A hash without salt is enough: there is no dictionary of 256-bit numbers. A token is looked up by its hash, so that the time a
+look-up takes tells nothing about the token.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+PREFIX = "tm_"  # so that scanners for leaked secrets can know one
+FRESH_S = 10.0  # a token revoked behind our back (in the database itself) works this long at most
+KNOWN = 10_000  # tokens kept in memory
+LONGEST = 200  # characters of a token that are looked at
+
+
+class Role(enum.Enum):
+    VIEWER = "viewer"
+    USER = "user"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    @property
+    def sees_all(self) -> bool:
+        return self is not Role.USER
+
+    @property
+    def submits(self) -> bool:
+        return self is not Role.VIEWER
+
+    @property
+    def operates(self) -> bool:
+        return self in (Role.OPERATOR, Role.ADMIN)
+
+    @property
+    def administers(self) -> bool:
+        return self is Role.ADMIN
+
+
+class TokenRow(Protocol):
+    """A token as the store has it; one that was revoked is not found."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def expires_s(self) -> float | None: ...  # Unix seconds
+
+
+class TokenTable(Protocol):
+    """The part of the store that is needed here. Called from several threads."""
+
+    def add_token(self, hash: str, user: str, role: str, name: str, expires_s: float | None) -> int: ...
+    def find_token(self, hash: str) -> TokenRow | None: ...
+    def tokens(self) -> Sequence[TokenRow]: ...
+    def revoke(self, id: int) -> None: ...  # NotFound if there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    token_id: int
+    digest: str
+    user: str
+    role: Role
+    expires_s: float | None
+
+
+class Authenticator:
+    """`now` is Unix time."""
+
+    def __init__(self, table: TokenTable, now: Callable[[], float]) -> None:
+        self.table, self.now = table, now
+        self._known: OrderedDict[str, tuple[Who, float]] = OrderedDict()  # digest -> who, and until when we believe it
+
+    def issue(self, user: str, role: Role, name: str, expires_s: float | None = None) -> tuple[int, str]:
+        """(id, the token): the only time that it is seen."""
+        token = PREFIX + secrets.token_urlsafe(32)
+        return self.table.add_token(digest(token), user, role.value, name, expires_s), token
+
+    def revoke(self, id: int) -> None:
+        self.table.revoke(id)
+        for known, (who, _) in list(self._known.items()):
+            if who.token_id == id:
+                self._known.pop(known, None)
+
+    def remembered(self, key: str) -> Who | None:
+        """Who has the token of this digest, if that was looked up a moment ago."""
+        now_s = self.now()
+        who, until_s = self._known.get(key, (None, 0.0))
+        return who if who is not None and now_s < until_s and not expired(who.expires_s, now_s) else None
+
+    def look_up(self, key: str) -> Who | None:
+        """The same from the table."""
+        row, now_s = self.table.find_token(key), self.now()
+        if row is None or not hmac.compare_digest(row.hash, key) or expired(row.expires_s, now_s):
+            self._known.pop(key, None)
+            return None
+        who = Who(row.id, key, row.user, Role(row.role), row.expires_s)
+        self._known[key] = (who, now_s + FRESH_S)
+        while len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+        return who
+
+    def who(self, token: str) -> Who | None:
+        key = digest(token)
+        return self.remembered(key) or self.look_up(key)
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token[:LONGEST].encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def expired(expires_s: float | None, now_s: float) -> bool:
+    return expires_s is not None and now_s >= expires_s

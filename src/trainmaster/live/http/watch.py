@@ -1,0 +1,56 @@
+"""Who waits for a job to end. All of them together cost one read a tick, not one each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+
+from starlette.concurrency import run_in_threadpool
+
+from trainmaster.errors import TrainmasterError
+from trainmaster.live.control import ControlPlane, JobFilter, JobRecord
+
+TICK_S = 0.1
+
+
+class Watch:
+    """Used from the event loop alone. It looks only while somebody waits."""
+
+    def __init__(self, control: ControlPlane) -> None:
+        self.control = control
+        self._waiting: defaultdict[int, set[asyncio.Future[JobRecord]]] = defaultdict(set)
+        self._looking: asyncio.Task[None] | None = None
+
+    async def ended(self, job: int, timeout_s: float) -> JobRecord | None:
+        """The job when it has ended; None if it has not within the time."""
+        future: asyncio.Future[JobRecord] = asyncio.get_running_loop().create_future()
+        self._waiting[job].add(future)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return None
+        finally:
+            self._waiting[job].discard(future)
+            if not self._waiting[job]:
+                del self._waiting[job]
+
+    async def _look(self) -> None:
+        while self._waiting:
+            ids = tuple(self._waiting)
+            try:
+                found = await run_in_threadpool(self.control.jobs, JobFilter(ids=ids, all=True))
+            except TrainmasterError as error:
+                self._tell(error)
+                return
+            for record in found:
+                for future in self._waiting.get(record.id, ()) if record.state.ended else ():
+                    if not future.done():
+                        future.set_result(record)
+            await asyncio.sleep(TICK_S)
+
+    def _tell(self, error: TrainmasterError) -> None:
+        for future in [future for futures in self._waiting.values() for future in futures]:
+            if not future.done():
+                future.set_exception(error)

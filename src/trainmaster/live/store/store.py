@@ -1,0 +1,196 @@
+"""The store: one controller writes, under a lease; anybody reads.
+
+    store = Store.open("sqlite:////home/me/.trainmaster/store.db", owner="host:4711", now=clock)
+    with store.begin() as tx:                 # one transaction: all of it, or nothing
+        (spec,) = tx.add_specs([json])
+        ids = tx.add_jobs([NewJob(spec=spec, ...)])
+    store.jobs(JobFilter(users=("ada",)))     # from any thread; never waits for the writer
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from sqlalchemy import Connection, inspect, select
+
+from trainmaster.live.control import AttemptRecord, EventRecord, JobFilter, JobRecord
+from trainmaster.live.states import State
+from trainmaster.live.store import lease, migrate, reads, tables
+from trainmaster.live.store.database import Database
+from trainmaster.live.store.errors import CommitUnknown, StoreUnavailable
+from trainmaster.live.store.lease import Lease
+from trainmaster.live.store.rows import ActiveJobs, DecisionRow, NodeMark, PolicyMemory, TokenRow, Usage
+from trainmaster.live.store.transaction import Counters, Transaction, read_counters
+
+
+class Store:
+    def __init__(self, database: Database, held: Lease, counters: Counters, now: Callable[[], float]) -> None:
+        self._database, self._lease, self._counters, self._now = database, held, counters, now
+        self._writing = threading.Lock()
+
+    @classmethod
+    def open(
+        cls, url: str, *, owner: str, lease_s: float = 15.0, now: Callable[[], float], synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    ) -> Store:
+        """Create or migrate it, and take the controller's lease, in one transaction. Conflict = another controller holds it.
+
+        A killed process loses nothing either way. With FULL a commit is on the disk before it is acknowledged; with NORMAL a loss
+        of power may take the last few transactions, whole ones from the end.
+        """
+        database = Database(url, synchronous)
+        try:
+            with database.outside(), database.writer.begin() as connection:
+                if not database.is_sqlite:
+                    migrate.lock_postgres(connection)
+                if inspect(connection).has_table(tables.lease.name):
+                    lease.refuse_if_held(connection, database.where, now())
+                migrate.upgrade(connection, database.where)
+                held = lease.take(connection, owner, lease_s, now())
+                counters = read_counters(connection)
+        except BaseException:
+            database.close()
+            raise
+        lease.HELD.add(held.token)
+        return cls(database, held, counters, now)
+
+    @property
+    def where(self) -> str:
+        """Its URL, without a password."""
+        return self._database.where
+
+    @property
+    def epoch(self) -> int:
+        """The fencing number of this controller."""
+        return self._lease.epoch
+
+    # ---------------------------------------------------------------------------------------------------------- writing
+
+    @contextmanager
+    def begin(self) -> Iterator[Transaction]:
+        """One write transaction: committed at the end of the block, rolled back if it raises. Any thread, one at a time.
+
+        StoreUnavailable = nothing of it was written; CommitUnknown = ask `committed(number)` first; LeaseLost = stop.
+        """
+        with self._writing, self._database.outside(), self._database.writer.connect() as connection, connection.begin() as scope:
+            now_s = self._now()
+            tx = Transaction(connection, self._lease.fence(connection, now_s), self._counters, now_s)
+            yield tx
+            tx.finish()
+            try:
+                with self._database.outside():
+                    scope.commit()
+            except StoreUnavailable as error:
+                raise CommitUnknown(f"{error} (it broke at COMMIT, number {tx.number})", tx.number) from error
+
+    def committed(self, number: int) -> bool:
+        """Whether the transaction of this number was committed; only while this store has begun no other since."""
+        with self._writing, self._database.outside(), self._database.writer.begin() as connection:
+            self._lease.renew(connection, self._now())
+            return bool(connection.execute(select(tables.lease.c.transactions)).scalar_one() >= number)
+
+    def renew(self) -> None:
+        """Hold the lease for another term; so does every transaction."""
+        with self._writing, self._database.outside(), self._database.writer.begin() as connection:
+            self._lease.renew(connection, self._now())
+
+    def close(self) -> None:
+        """Give the lease back, if the database can be reached, and drop all connections."""
+        try:
+            with self._writing, self._database.outside(), self._database.writer.begin() as connection:
+                self._lease.leave(connection)
+        except StoreUnavailable:
+            pass  # it runs out by itself
+        finally:
+            lease.HELD.discard(self._lease.token)
+            self._database.close()
+
+    # ---------------------------------------------------------------------------------------------------------- reading
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._database.outside(), self._database.reader.connect() as connection:
+            yield connection
+
+    def active_jobs(self) -> ActiveJobs:
+        """Every job that has not ended, with its spec and live attempts."""
+        with self._reading() as connection:
+            return reads.active_jobs(connection)
+
+    def job(self, job: int) -> JobRecord:
+        with self._reading() as connection:
+            return reads.job(connection, job)
+
+    def jobs(self, which: JobFilter) -> list[JobRecord]:
+        """By id. `states` as given; else those that have not ended, or `all`."""
+        with self._reading() as connection:
+            return reads.some_jobs(connection, which)
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        with self._reading() as connection:
+            return reads.counts(connection)
+
+    def spec(self, job: int) -> str:
+        """JSON of what was asked for."""
+        with self._reading() as connection:
+            return reads.spec(connection, job)
+
+    def attempts(self, job: int) -> list[AttemptRecord]:
+        with self._reading() as connection:
+            return reads.attempts_of(connection, job)
+
+    def events(self, *, job: int | None = None, after: int = 0, limit: int = 1_000) -> list[EventRecord]:
+        """In the order they were committed, those with ids above `after`."""
+        with self._reading() as connection:
+            return reads.some_events(connection, job, after, limit)
+
+    def decision(self, id: int | None = None, *, at_s: float | None = None) -> DecisionRow | None:
+        """That decision; or the last, or the last at or before a time."""
+        with self._reading() as connection:
+            return reads.decision(connection, id, at_s)
+
+    def policy_memory(self) -> PolicyMemory | None:
+        with self._reading() as connection:
+            return reads.policy_memory(connection)
+
+    def ids_of_key(self, actor: str, key: str) -> list[int] | None:
+        """The jobs that this request made when it was first seen; None = never."""
+        with self._reading() as connection:
+            return reads.ids_of_key(connection, actor, key)
+
+    def nodes(self) -> list[NodeMark]:
+        with self._reading() as connection:
+            return reads.node_marks(connection)
+
+    def meta(self, key: str) -> Any:
+        """None = nothing there."""
+        with self._reading() as connection:
+            return reads.meta(connection, key)
+
+    def usage(self, since_s: float | None = None) -> list[Usage]:
+        """By user, queue and account: jobs that are active or ended at or after `since_s`."""
+        with self._reading() as connection:
+            return reads.usage(connection, since_s)
+
+    # ---------------------------------------------------------------------------------------------------------- tokens
+
+    def add_token(self, hash: str, user: str, role: str, name: str, expires_s: float | None) -> int:
+        with self.begin() as tx:
+            return tx.add_token(hash, user, role, name, expires_s)
+
+    def revoke(self, token: int) -> bool:
+        """Whether there was such a token that still held."""
+        with self.begin() as tx:
+            return tx.revoke(token)
+
+    def find_token(self, hash: str) -> TokenRow | None:
+        """The token with this hash, if it is neither revoked nor expired."""
+        with self._reading() as connection:
+            return reads.find_token(connection, hash, self._now())
+
+    def tokens(self) -> list[TokenRow]:
+        with self._reading() as connection:
+            return reads.all_tokens(connection)

@@ -1,0 +1,242 @@
+"""One write transaction: everything that changes the store, in statements made once and rows sent in bulk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+from sqlalchemy import Connection, Executable, Table, and_, bindparam, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.exc import DBAPIError
+
+from trainmaster.errors import InvariantBroken
+from trainmaster.live.store import tables
+from trainmaster.live.store.rows import AttemptRow, NewEvent, NewJob
+
+JOB_COLUMNS = tuple(f.name for f in fields(NewJob))
+EVENT_COLUMNS = tuple(f.name for f in fields(NewEvent))
+ATTEMPT_COLUMNS = tuple(f.name for f in fields(AttemptRow) if f.name != "shares")
+
+job_values, event_values, attempt_values = attrgetter(*JOB_COLUMNS), attrgetter(*EVENT_COLUMNS), attrgetter(*ATTEMPT_COLUMNS)
+
+
+class Counters:
+    """The last ids given. Held in memory: the epoch keeps every other writer away, and an id of a transaction that was rolled back
+    is not given again."""
+
+    def __init__(self, job: int, spec: int, event: int, token: int) -> None:
+        self.job, self.spec, self.event, self.token = job, spec, event, token
+
+    def take(self, name: str, count: int) -> range:
+        last: int = getattr(self, name)
+        setattr(self, name, last + count)
+        return range(last + 1, last + count + 1)
+
+
+class Transaction:
+    """Made by `Store.begin`. After a statement has failed, every other is refused: the database may have rolled back already."""
+
+    def __init__(self, connection: Connection, number: int, counters: Counters, now_s: float) -> None:
+        self.number = number
+        self._connection, self._counters, self._now_s = connection, counters, now_s
+        self._counted = False
+        self._failed: BaseException | None = None
+
+    # ---------------------------------------------------------------------------------------------------------- jobs
+
+    @property
+    def next_job(self) -> int:
+        """The id that the next added job will get."""
+        return self._counters.job + 1
+
+    def add_specs(self, specs: Iterable[str]) -> list[int]:
+        """JSON objects, as `JobSpec.model_dump_json` writes them -> spec ids. Equal environments are stored once."""
+        rows, environments = [], {}
+        for text in specs:
+            spec = json.loads(text)
+            env = spec.pop("env", None)
+            digest = None
+            if env is not None:
+                body = compact(env)
+                digest = hashlib.sha256(body.encode()).hexdigest()
+                environments[digest] = body
+            rows.append({"body": compact(spec), "env": digest})
+        self._insert_missing(tables.environments, [{"digest": digest, "body": body} for digest, body in environments.items()])
+        ids = self._take("spec", len(rows))
+        self._insert(tables.specs, [{"id": id, **row} for id, row in zip(ids, rows, strict=True)])
+        return list(ids)
+
+    def add_jobs(self, rows: Sequence[NewJob]) -> list[int]:
+        """Their ids: contiguous, in the order of rows."""
+        ids = self._take("job", len(rows))
+        self._insert(
+            tables.jobs,
+            [{"id": id, **dict(zip(JOB_COLUMNS, job_values(row), strict=True))} for id, row in zip(ids, rows, strict=True)],
+        )
+        return list(ids)
+
+    def update_jobs(self, changes: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+        """(id, columns that change). A later change of a job goes over an earlier one."""
+        self._update(tables.jobs, ("id",), [((job,), values) for job, values in changes])
+
+    def add_attempts(self, rows: Sequence[AttemptRow]) -> None:
+        self._insert(
+            tables.attempts,
+            [{**dict(zip(ATTEMPT_COLUMNS, attempt_values(row), strict=True)), "shares": share_values(row.shares)} for row in rows],
+        )
+
+    def update_attempts(self, changes: Sequence[tuple[int, int, Mapping[str, Any]]]) -> None:
+        """(job, attempt, columns that change)."""
+        self._update(
+            tables.attempts,
+            ("job", "attempt"),
+            [
+                ((job, attempt), {**values, "shares": share_values(values["shares"])} if "shares" in values else values)
+                for job, attempt, values in changes
+            ],
+        )
+
+    def add_events(self, rows: Sequence[NewEvent]) -> list[int]:
+        """Append to the events table; their ids."""
+        ids = self._take("event", len(rows))
+        self._insert(
+            tables.events,
+            [{"id": id, **dict(zip(EVENT_COLUMNS, event_values(row), strict=True))} for id, row in zip(ids, rows, strict=True)],
+        )
+        return list(ids)
+
+    # ---------------------------------------------------------------------------------------------------------- decisions
+
+    def put_decision(
+        self, id: int, at_s: float, policy: str, took_ms: float, record: bytes | None, memory: bytes, memory_version: int, keep: int = 1_000
+    ) -> None:
+        """A decision with the policy memory it left. Of decisions the last `keep` are kept, of memory the newest alone."""
+        self._insert(tables.decisions, [{"id": id, "at_s": at_s, "policy": policy, "took_ms": took_ms, "record": record}])
+        self._execute(FORGET_DECISIONS, {"oldest": id - keep})
+        row = {"id": 1, "decision": id, "policy": policy, "version": memory_version, "body": memory}
+        self._upsert(tables.policy_memory, ("id",), row)
+
+    # ---------------------------------------------------------------------------------------------------------- the rest
+
+    def remember_key(self, actor: str, key: str, ids: Sequence[int]) -> None:
+        """This request of this actor made these jobs."""
+        self._insert(tables.request_keys, [{"actor": actor, "key": key, "at_s": self._now_s, "runs": as_runs(ids)}])
+
+    def forget_keys(self, before_s: float) -> None:
+        """Requests older than that may be repeated as new ones."""
+        self._execute(FORGET_KEYS, {"before": before_s})
+
+    def set_node(self, name: str, drained: bool, reason: str, actor: str | None) -> None:
+        row = {"name": name, "drained": drained, "reason": reason, "actor": actor, "at_s": self._now_s}
+        self._upsert(tables.nodes, ("name",), row)
+
+    def put_meta(self, key: str, value: Any) -> None:
+        """A JSON value under a key of the controller's own."""
+        self._upsert(tables.meta, ("key",), {"key": key, "value": value})
+
+    def add_token(self, hash: str, user: str, role: str, name: str, expires_s: float | None) -> int:
+        (id,) = self._take("token", 1)
+        self._insert(
+            tables.tokens,
+            [{"id": id, "hash": hash, "user": user, "role": role, "name": name, "created_s": self._now_s, "expires_s": expires_s}],
+        )
+        return id
+
+    def revoke(self, token: int) -> bool:
+        """Whether there was such a token that still held."""
+        return bool(self._execute(REVOKE, {"token": token, "at": self._now_s}).rowcount)
+
+    # ---------------------------------------------------------------------------------------------------------- statements
+
+    def finish(self) -> None:
+        """Last statement before COMMIT."""
+        if self._failed is not None:
+            raise self._failed
+        if self._counted:
+            c = self._counters
+            self._execute(COUNT, {"j": c.job, "s": c.spec, "e": c.event, "t": c.token})
+
+    def _execute(self, statement: Executable, values: Any) -> CursorResult[Any]:
+        if self._failed is not None:
+            raise self._failed
+        try:
+            return self._connection.execute(statement, values)
+        except DBAPIError as error:
+            self._failed = error
+            raise
+
+    def _take(self, name: str, count: int) -> range:
+        self._counted = True
+        return self._counters.take(name, count)
+
+    def _insert(self, table: Table, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            self._execute(INSERTS[table], rows)
+
+    def _insert_missing(self, table: Table, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            self._execute(self._dialect_insert(table).on_conflict_do_nothing(), rows)
+
+    def _upsert(self, table: Table, keys: tuple[str, ...], row: dict[str, Any]) -> None:
+        made = self._dialect_insert(table)
+        others = {name: made.excluded[name] for name in row if name not in keys}
+        self._execute(made.on_conflict_do_update(index_elements=keys, set_=others), row)
+
+    def _dialect_insert(self, table: Table) -> Any:
+        return (sqlite if self._connection.dialect.name == "sqlite" else postgresql).insert(table)
+
+    def _update(self, table: Table, keys: tuple[str, ...], changes: Iterable[tuple[tuple[int, ...], Mapping[str, Any]]]) -> None:
+        merged: dict[tuple[int, ...], dict[str, Any]] = {}
+        for key, values in changes:
+            merged.setdefault(key, {}).update(values)
+        by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        for key, values in merged.items():
+            row = {f"new_{name}": value for name, value in values.items()}
+            row |= {f"key_{name}": part for name, part in zip(keys, key, strict=True)}
+            by_columns.setdefault(tuple(sorted(values)), []).append(row)
+        for columns, rows in by_columns.items():
+            if not columns:
+                continue
+            statement = update(table).where(and_(*(table.c[name] == bindparam(f"key_{name}") for name in keys)))
+            found = self._execute(statement.values({name: bindparam(f"new_{name}") for name in columns}), rows).rowcount
+            if found != len(rows):
+                raise InvariantBroken(f"{table.name}: {len(rows)} rows to change {', '.join(columns)} of, {found} found")
+
+
+INSERTS = {table: insert(table) for table in tables.metadata.sorted_tables}
+COUNT = update(tables.counters).values(job=bindparam("j"), spec=bindparam("s"), event=bindparam("e"), token=bindparam("t"))
+FORGET_DECISIONS = delete(tables.decisions).where(tables.decisions.c.id <= bindparam("oldest"))
+FORGET_KEYS = delete(tables.request_keys).where(tables.request_keys.c.at_s < bindparam("before"))
+REVOKE = (
+    update(tables.tokens)
+    .where(tables.tokens.c.id == bindparam("token"), tables.tokens.c.revoked_s.is_(None))
+    .values(revoked_s=bindparam("at"))
+)
+
+
+def read_counters(connection: Connection) -> Counters:
+    row = connection.execute(select(tables.counters)).one()
+    return Counters(row.job, row.spec, row.event, row.token)
+
+
+def compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def share_values(shares: Iterable[Any]) -> list[list[Any]]:
+    return [[s.node, s.gpus, s.cpus, s.memory_gib] for s in shares]
+
+
+def as_runs(ids: Sequence[int]) -> list[tuple[int, int]]:
+    """[7, 8, 9, 4] -> [(7, 3), (4, 1)]: an array of 100,000 jobs is one run."""
+    runs = []
+    for _, group in groupby(enumerate(ids), lambda pair: pair[1] - pair[0]):
+        members = [id for _, id in group]
+        runs.append((members[0], len(members)))
+    return runs
