@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -211,6 +211,13 @@ class View:
     def held_type(self) -> NDArray[np.int64]:
         """Index of the type that each job holds, in the order of `capacity_gpus`; -1 = it holds nothing."""
         return self.types_held()
+
+    def only(self, jobs: NDArray[np.bool_]) -> View:
+        """The same instant with these jobs alone."""
+        seen, rows = self.jobs, np.flatnonzero(jobs)
+        estimates = None if seen.estimates is None else seen.estimates[rows]
+        few = ActiveJobs(seen.row[rows], seen.table, seen.state[rows], estimates, seen.pools[rows])
+        return replace(self, jobs=few, true_remaining_s=lambda: self.true_remaining_s()[rows], types_held=lambda: self.types_held()[rows])
 
     @cached_property
     def rng(self) -> np.random.Generator:

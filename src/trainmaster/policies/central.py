@@ -105,7 +105,8 @@ def where_ecos_stops(options: Options, floor: Floats) -> Floats:
     h = np.concatenate([np.zeros(there.sum()), np.ones(kinds), options.gpus, -floor]) / rows
 
     def times(x: Floats) -> Floats:
-        return np.concatenate([-(grid.share * x)[there], (grid.time * x).sum(axis=1), (grid.gpus * x).sum(axis=0), -(grid.rate * x).sum(axis=1)])
+        over = (grid.rate * x).sum(axis=1)
+        return np.concatenate([-(grid.share * x)[there], (grid.time * x).sum(axis=1), (grid.gpus * x).sum(axis=0), -over])
 
     def transposed(v: Floats) -> Floats:
         share, time, gpus, over = np.split(v, ends)
@@ -123,8 +124,9 @@ def where_ecos_stops(options: Options, floor: Floats) -> Floats:
 
     ones, nothing = np.ones(len(h)), np.zeros(there.shape)
     x = newton(ones, nothing, h)[0]
-    s, z, tau, kappa = h - times(x), ones, 1.0, 1.0
-    s = s + max(1.0 - s.min(), 0.0) * (s.min() <= 0)
+    z, tau, kappa = ones, 1.0, 1.0
+    s: Floats = h - times(x)
+    s = s + (1.0 - s.min() if s.min() <= 0 else 0.0)
     for _ in range(100):
         rx, rz, rt = -transposed(z), s + times(x) - h * tau, kappa + h @ z
         mu = (s @ z + kappa * tau) / (len(h) + 1)
@@ -132,15 +134,15 @@ def where_ecos_stops(options: Options, floor: Floats) -> Floats:
             break
         weight = s / z
         x2, z2 = newton(weight, nothing, h)
-        sigma, push, pull = 0.0, s, kappa * tau
+        sigma, push, pull, length = 0.0, s, kappa * tau, 0.0
         for corrects in (False, True):  # Mehrotra's predictor, then the step
             x1, z1 = newton(weight, (1 - sigma) * rx, push - (1 - sigma) * rz)
             dtau = ((1 - sigma) * rt - pull / tau + h @ z1) / (kappa / tau - h @ z2)
             dx, dz = x1 + dtau * x2, z1 + dtau * z2
             ds, dkappa = -push - weight * dz, -(pull + kappa * dtau) / tau
-            length = min(room(s, ds), room(z, dz), room(np.array([tau]), np.array([dtau])), room(np.array([kappa]), np.array([dkappa])))
+            length = room(np.concatenate([s, z, [tau, kappa]]), np.concatenate([ds, dz, [dtau, dkappa]]))
             if not corrects:
-                sigma = min(max((1 - min(length, 1.0)) ** 3, 1e-4), 1.0)
+                sigma = max((1 - min(length, 1.0)) ** 3, 1e-4)
                 push, pull = s - sigma * mu / z + ds * dz / z, kappa * tau + dkappa * dtau - sigma * mu
         length = 0.99 * min(length, 0.999)
         x, s, z, tau, kappa = x + length * dx, s + length * ds, z + length * dz, tau + length * dtau, kappa + length * dkappa

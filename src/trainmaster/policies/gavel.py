@@ -30,15 +30,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainmaster.policies.base import Decision, EngineRules, Floats, Memory, Policy, Preset, View, check, policy
+from trainmaster.cluster.prices import usd_an_hour
+from trainmaster.policies.base import Decision, EngineRules, Floats, Line, Memory, Policy, Preset, View, check, policy
 from trainmaster.policies.central import MARGIN, middle, where_ecos_stops
-from trainmaster.policies.linear import Infeasible, Options, group, most_gain, raise_level
+from trainmaster.policies.linear import Options, group, most_gain, raise_level
 from trainmaster.policies.turns import Leases, Rounds
 
 Ints = NDArray[np.int64]
@@ -72,11 +73,22 @@ class ThroughputParams(Params):
     relative: bool = True  # to the job's fastest type; false: in steps, so that models of short steps win
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostParams(ThroughputParams):
+    prices: tuple[str, ...] = ()  # TYPE:USD an hour; others from cluster/prices.py
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloParams(CostParams):
+    estimate: str = "oracle"
+
+
 ENTITIES = ("none", "user", "queue", "account", "app")
 PRICED = 1e-5  # of the largest price: below, it is the interior point's dust
 TINY = 1e-9
 MOST_STEPS = 50
 ARTIFACT = {"artifact": Preset(params={"rounds": True}, rules=EngineRules(own_rounds=True), source=SOURCE)}
+IN_STEPS = {"artifact": Preset(params={"rounds": True, "relative": False}, rules=EngineRules(own_rounds=True), source=SOURCE)}
 
 P = TypeVar("P", bound=Params)
 
@@ -98,7 +110,11 @@ class Gavel(Policy[P]):
         turns = self._turns()
         if "share" not in memory:
             memory.update(turns.start_memory(memory["jobs"], len(view.capacity_gpus)))
-        return turns.decide(view, memory, self.shares)
+        on_gpus = view.jobs.gpus > 0
+        if on_gpus.all():
+            return turns.decide(view, memory, self.shares)
+        decision = turns.decide(view.only(on_gpus), memory, self.shares)  # those on CPUs alone compete with nobody here
+        return replace(decision, lines=(*decision.lines, *(Line(row, 0.0) for row in view.jobs.row[~on_gpus].tolist())))
 
     def _turns(self) -> Leases | Rounds:
         p = self.params
@@ -159,7 +175,7 @@ class MaxMinAgnostic(MaxMin):
     knows_rates = False
 
     def level_of(self, view: View) -> Floats:
-        return fair_level(view, (view.rates > 0) * 1.0)
+        return fair_level(view, np.where(view.rates > 0, 1.0, 0.0))
 
 
 @policy(name="gavel-water-filling", paper=PAPER, params=WaterFillingParams, presets=ARTIFACT)
@@ -179,7 +195,7 @@ class WaterFilling(Gavel[WaterFillingParams]):
             return options.table(fill(options, lambda open_: open_ * 1.0))[kind]
         own = view.jobs.table.weight[view.jobs.row][first]
 
-        def claims(open_: NDArray[np.bool_]) -> Floats:
+        def claims(open_: NDArray[np.bool_]) -> NDArray[Any]:
             """An entity's weight goes to those of its kinds that can still gain: shared, or the first of them."""
             share = np.where(open_, 1.0 if fifo else own * options.jobs, 0.0)
             if fifo:
@@ -201,7 +217,7 @@ class WaterFilling(Gavel[WaterFillingParams]):
         return codes, np.array([getattr(view.queues.get(name), "weight", 1.0) for name in (*labels.names, "")])
 
 
-def fill(options: Options, claims: Callable[[NDArray[np.bool_]], Floats]) -> Floats:
+def fill(options: Options, claims: Callable[[NDArray[np.bool_]], NDArray[Any]]) -> Floats:
     """Max-min, then again over those that can still gain, until none can. `claims`: what each kind weighs while these are open.
 
     A kind whose row has a price in the middle of the optimal face is at its level in every optimum: it cannot gain.
@@ -227,7 +243,8 @@ class FinishTimeFairness(Gavel[EstimateParams]):
     """
 
     def start_memory(self, jobs: int) -> Memory:
-        return {**super().start_memory(jobs), "left_s": np.full(jobs, np.nan), "isolated_s": np.zeros(jobs), "isolated_speed": np.ones(jobs)}
+        mine = {"left_s": np.full(jobs, np.nan), "isolated_s": np.zeros(jobs), "isolated_speed": np.ones(jobs)}
+        return super().start_memory(jobs) | mine
 
     def shares(self, view: View, memory: Memory) -> Floats:
         seq, speed, left_s = view.jobs.seq, speeds(view), remaining_s(view)
@@ -289,19 +306,64 @@ def bisected(least_s: float) -> float:
 # ------------------------------------------------------------------------------------------------- by total throughput
 
 
-@policy(name="gavel-max-throughput", paper=PAPER, params=ThroughputParams,
-        presets={"artifact": Preset(params={"rounds": True, "relative": False}, rules=EngineRules(own_rounds=True), source=SOURCE)})  # fmt: skip
+@policy(name="gavel-max-throughput", paper=PAPER, params=ThroughputParams, presets=IN_STEPS)
 class MaxThroughput(Gavel[ThroughputParams]):
     def shares(self, view: View, memory: Memory) -> Floats:
         options, kind = kinds_alone(view, speeds(view) if self.params.relative else view.rates)
-        return options.table(most_gain(options, options.rate / options.rate.max(initial=1.0)))[kind]
+        return options.table(most_gain(options, scaled(options.rate)))[kind]
+
+
+@policy(name="gavel-min-cost", paper=PAPER, params=CostParams, presets=IN_STEPS)
+class MinCost(Gavel[CostParams]):
+    def shares(self, view: View, memory: Memory) -> Floats:
+        options, kind = kinds_alone(view, speeds(view) if self.params.relative else view.rates)
+        return options.table(most_gain(options, per_dollar(options, view, self.params)))[kind]
+
+
+@policy(name="gavel-slo", paper=PAPER, needs=("oracle",), params=SloParams, presets=IN_STEPS)
+class Slo(Gavel[SloParams]):
+    """Deadlines are kept from the earliest on, as many as can be together; the artifact drops all if not all can."""
+
+    def shares(self, view: View, memory: Memory) -> Floats:
+        speed, left_s, due_s = speeds(view), remaining_s(view), view.jobs.table.deadline_s[view.jobs.row] - view.now_s
+        options, kind = kinds_alone(view, speed if self.params.relative else view.rates, np.nan_to_num(due_s, nan=-1.0), left_s)
+        _, first = np.unique(kind, return_index=True)
+        unit = 1.0 if self.params.relative else view.jobs.state["alone_rate"][first]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            need = np.where(due_s > 0, left_s / due_s, np.inf)[first]  # speed it needs from now on
+        possible = np.flatnonzero((need <= speed.max(axis=1)[first]) & (runnable(options) > 0))
+        possible = possible[np.argsort(due_s[first][possible], kind="stable")]
+        kept = len(possible) if self._feasible(options, possible, need * unit) else 0
+        if not kept and not self.params.rounds:
+            beyond = len(possible)
+            while beyond - kept > 1:
+                middle_ = (kept + beyond) // 2
+                kept, beyond = (middle_, beyond) if self._feasible(options, possible[:middle_], need * unit) else (kept, middle_)
+        floor = np.zeros(len(options.jobs))
+        floor[possible[:kept]] = (need * unit)[possible[:kept]]
+        return options.table(most_gain(options, per_dollar(options, view, self.params), floor * SLACK))[kind]
+
+    def _feasible(self, options: Options, kinds: Ints, need: Floats) -> bool:
+        claim = np.zeros(len(options.jobs))
+        claim[kinds] = need[kinds]
+        return not claim.any() or raise_level(options, claim).level >= 1.0
+
+
+def per_dollar(options: Options, view: View, params: CostParams) -> Floats:
+    """What each option gains in a second, by what its GPUs cost; the artifact takes the price of one, whatever the gang."""
+    price = np.array(usd_an_hour(view.capacity_gpus, params.prices))[options.type]
+    return scaled(options.rate / (price * options.gang if params.relative else price))
+
+
+def scaled(gain: Floats) -> Floats:
+    return gain / gain.max(initial=TINY)
 
 
 # ------------------------------------------------------------------------------------------------- common figures
 
 
 def gpus_of(view: View) -> Floats:
-    return np.array(list(view.capacity_gpus.values()))
+    return np.array(list(view.capacity_gpus.values()), np.float64)
 
 
 def isolated(view: View) -> Floats:
@@ -337,7 +399,7 @@ def kinds_alone(view: View, level: Floats, *more: NDArray[Any]) -> tuple[Options
 
 def runnable(options: Options) -> Floats:
     """1 for kinds that have an option: what fits nowhere now must not hold the others at nothing."""
-    return (np.bincount(options.kind, minlength=len(options.jobs)) > 0) * 1.0
+    return np.where(np.bincount(options.kind, minlength=len(options.jobs)) > 0, 1.0, 0.0)
 
 
 def fastest_above(options: Options, floor: Floats) -> Floats:

@@ -106,7 +106,8 @@ class Options:
 
     def of_one_job(self, y: Floats) -> Floats:
         """Throughput of one job of each kind."""
-        return np.bincount(self.throughput.row, self.throughput.value * y[self.throughput.column], len(self.jobs))
+        each = self.throughput
+        return np.bincount(each.row, each.value * y[each.column], len(self.jobs)).astype(np.float64)
 
     def equal(self) -> Floats:
         """y that shares each type equally among the kinds that may use it alone: feasible, nothing more."""
@@ -171,7 +172,7 @@ def solve(cost: Floats, entries: Entries, lower: Floats, upper: Floats) -> tuple
     matrix.start_ = np.concatenate([[0], np.cumsum(np.bincount(entries.column, minlength=len(cost)))]).astype(np.int32)
     matrix.index_, matrix.value_ = entries.row[order].astype(np.int32), entries.value[order]
     for solver in ("ipm", "simplex"):
-        highs = highspy.Highs()
+        highs = highspy.Highs()  # type: ignore[no-untyped-call]
         for option, value in (("output_flag", False), ("threads", 1), ("solver", solver), ("run_crossover", "off")):
             highs.setOptionValue(option, value)
         highs.passModel(program)

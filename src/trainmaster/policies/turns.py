@@ -48,7 +48,8 @@ class Leases:
     fills: bool = True  # whether jobs without a claim may hold what is left
 
     def start_memory(self, jobs: int, types: int) -> Memory:
-        return {"owed_s": np.zeros((jobs, types)), "share": np.zeros((jobs, types)), "at_s": 0.0, "turn_ends_s": -np.inf, "solved_for": None}
+        nothing = {name: np.zeros((jobs, types)) for name in ("owed_s", "share")}
+        return {**nothing, "at_s": 0.0, "turn_ends_s": -np.inf, "solved_for": None}
 
     def decide(self, view: View, memory: Memory, solve: Solve) -> Decision:
         jobs = view.jobs
@@ -112,10 +113,9 @@ class Rounds:
     fills: bool = True  # whether jobs of priority zero take what is left
 
     def start_memory(self, jobs: int, types: int) -> Memory:
-        return {
-            "owed_s": np.zeros((jobs, types)), "share": np.zeros((jobs, types)), "got_s": np.full((jobs, types), np.nan),
-            "turn": np.full(jobs, NO_TURN), "all_got_s": np.zeros(types), "at_s": 0.0, "solved_s": 0.0, "ends_s": -np.inf, "solved_for": None,
-        }  # fmt: skip
+        nothing = {name: np.zeros((jobs, types)) for name in ("owed_s", "share")}
+        times = {"at_s": 0.0, "solved_s": 0.0, "ends_s": -np.inf, "solved_for": None}
+        return {**nothing, **times, "got_s": np.full((jobs, types), np.nan), "turn": np.full(jobs, NO_TURN), "all_got_s": np.zeros(types)}
 
     def decide(self, view: View, memory: Memory, solve: Solve) -> Decision:
         seq, round_s = view.jobs.seq, view.round_s or self.round_s
