@@ -147,10 +147,10 @@ def simulate(jobs: Sequence[Job] | JobTable, on: str | Cluster, policy: Policy[A
 
 
 def prepare(jobs: Sequence[Job] | JobTable, on: str | Cluster, policy: Policy[Any], restart_cost_s: float = 0.0, *,
-            interpreted: bool = False, rules: Any = None, **setup: Any) -> Simulation:
+            interpreted: bool = False, rules: Any = None, model: Any = None, **setup: Any) -> Simulation:
     """A run that has not begun."""
     table = jobs if isinstance(jobs, JobTable) else JobTable.of(jobs)
-    options = {} if rules is None else {"rules": rules}
+    options = {name: value for name, value in (("rules", rules), ("model", model)) if value is not None}
     return Simulation(table, cluster(on), policy, Setup(restart_cost_s=restart_cost_s, **setup), interpreted=interpreted, **options)
 
 

@@ -22,12 +22,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "experiments": CORE | MEASURES,
     "train": set(),
     "sharing": {"cluster"},
-    "live": CORE,
+    "live": CORE | {"metrics"},
     "cli": CORE | MEASURES | {"experiments", "train", "sharing", "live", "api"},
 }
 MAY_IMPORT["api"] = MAY_IMPORT["cli"]  # what `import trainmaster` offers beside the command: same inputs, same reach
 FOR_ALL = {"errors", "__version__"}
-MAY_PRINT = {"cli", "live"}
+MAY_PRINT = {"cli", "live", "train"}  # train: the job's environment is how it hears where it is, its stderr is its log
 OUTSIDE = {"time", "random", "os", "socket", "secrets", "datetime", "subprocess", "threading", "urllib", "http", "requests"}
 RANDOM_TYPES = {"Generator", "Philox", "SeedSequence"}  # what is built from the seed it was given
 

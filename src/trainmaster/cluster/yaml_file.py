@@ -13,8 +13,6 @@ takes nodes of that label that are present then, the last to join first (a loan 
 node that left does not come back, a later `add` makes a new row. Changes of one instant act in the order of the file,
 an entry's removal before its addition.
 
-Every scalar is read as text and converted by the field that wants it, so a queue called `no` or `012` keeps its name.
-Aliases and tags are refused: nothing here needs them, and they are how a small file becomes a large one.
 """
 
 from __future__ import annotations
@@ -22,18 +20,24 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
-import yaml
 
 from trainmaster.cluster.cluster import CapacityChange, Cluster, Node, QueueSpec
 from trainmaster.cluster.limits import MAX_GPUS, MAX_NODES, check_size, checked_text, checked_type
 from trainmaster.cluster.wording import did_you_mean, quoted
+from trainmaster.cluster.yaml_tree import Value, Wanted
 from trainmaster.errors import ClusterError
 
-MAX_CHARACTERS = 4 << 20  # a few seconds of parsing; `count` keeps real files small
-_MAX_DEPTH = 8  # the fields below need 5
+_EITHER = "give a YAML file with `nodes:`, or the output of `scontrol show node -o`"
+_WANTED = Wanted(
+    error=ClusterError,
+    thing="a cluster",
+    give=_EITHER,
+    too_large="say `count: N` for nodes that are alike",
+    empty="give nodes, e.g. nodes: [{count: 16, gpus: 4, type: v100}]",
+)
 _FILE = ("nodes", "queues", "timeline")
 _NODE = ("count", "gpus", "type", "cpus", "memory_gib", "rack", "queue", "queues", "pooled", "label", "name", "island_gpus")
 _QUEUE = ("quota_gpus", "weight", "borrow")
@@ -42,7 +46,7 @@ _REMOVAL = ("count", "label")
 
 
 def cluster_from_yaml(text: str, where: str) -> Cluster:
-    file = _Fields(_parse(text, where), where, "", _FILE)
+    file = _Fields(_WANTED.parse(text, where), where, "", _FILE)
     rows = _Rows()
     for value, path in file.list_of("nodes"):
         rows.join(_Fields(value, where, path, _NODE))
@@ -131,18 +135,10 @@ def _change(fields: _Fields, rows: _Rows) -> CapacityChange:
     return CapacityChange(at_s=at_s, add=add, remove=remove)
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A piece of the file: text, None (`~` or nothing), a list or a mapping, and the line it begins on."""
-
-    content: str | list[_Value] | dict[str, _Value] | None
-    line: int
-
-
 class _Fields:
     """One mapping of the file, asked for by field; a key that is not `known` is a typo."""
 
-    def __init__(self, value: _Value, where: str, path: str, known: tuple[str, ...]) -> None:
+    def __init__(self, value: Value, where: str, path: str, known: tuple[str, ...]) -> None:
         self._where, self._path, self._line = where, path, value.line
         self._values = self._mapping(value, path, f"its fields are {', '.join(known)}" if path else _EITHER)
         for key in self._values:
@@ -161,7 +157,7 @@ class _Fields:
             return None
         content = self._values[key].content
         if not isinstance(content, str):
-            raise ClusterError(f"{self.at(key)}: is a {_kind(content)}; give one name")
+            raise ClusterError(f"{self.at(key)}: is a {self._values[key].kind}; give one name")
         return checked_text(content, self.at(key))
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -170,7 +166,7 @@ class _Fields:
             raise ClusterError(f"{self.at(key)}: is empty; leave it out if any job may run here")
         for value, _ in values:
             if not isinstance(value.content, str):
-                raise ClusterError(f"{self.at(key)}: holds a {_kind(value.content)}; give a list of names, e.g. [vc1, vc2]")
+                raise ClusterError(f"{self.at(key)}: holds a {value.kind}; give a list of names, e.g. [vc1, vc2]")
         return tuple(dict.fromkeys(checked_text(str(value.content), self.at(key)) for value, _ in values))
 
     def flag(self, key: str) -> bool:
@@ -211,22 +207,22 @@ class _Fields:
             raise ClusterError(f"{self.at(key)}: {quoted(text)} is not a number of at least 0; e.g. {key}: 64")
         return value
 
-    def list_of(self, key: str) -> list[tuple[_Value, str]]:
+    def list_of(self, key: str) -> list[tuple[Value, str]]:
         """The items of a list, each with its path; none if the field is absent."""
         if not self.has(key):
             return []
         content = self._values[key].content
         if not isinstance(content, list):
-            raise ClusterError(f"{self.at(key)}: is a {_kind(content)}; give a list: [...], or lines that begin with `- `")
+            raise ClusterError(f"{self.at(key)}: is a {self._values[key].kind}; give a list: [...], or lines that begin with `- `")
         return [(value, f"{self._join(key)}[{index}]") for index, value in enumerate(content)]
 
-    def mapping_of(self, key: str) -> list[tuple[str, _Value, str]]:
+    def mapping_of(self, key: str) -> list[tuple[str, Value, str]]:
         """The entries of a mapping whose keys are names, each with its path; an entry of nothing is an empty mapping."""
         if not self.has(key):
             return []
         entries = self._mapping(self._values[key], self._join(key), "e.g. queues: {research: {quota_gpus: 64}}")
         return [
-            (checked_text(name, self.at(key)), _Value({}, value.line) if value.content is None else value, f"{self._join(key)}.{name}")
+            (checked_text(name, self.at(key)), Value({}, value.line) if value.content is None else value, f"{self._join(key)}.{name}")
             for name, value in entries.items()
         ]
 
@@ -237,69 +233,8 @@ class _Fields:
         name = key if key.isidentifier() else quoted(key)
         return f"{self._path}.{name}" if self._path else name
 
-    def _mapping(self, value: _Value, path: str, hint: str) -> dict[str, _Value]:
+    def _mapping(self, value: Value, path: str, hint: str) -> dict[str, Value]:
         if not isinstance(value.content, dict):
             place = f"{self._where}:{value.line}: {path}: " if path else f"{self._where}:{value.line}: "
-            raise ClusterError(f"{place}is a {_kind(value.content)}, not a mapping; {hint}")
+            raise ClusterError(f"{place}is a {value.kind}, not a mapping; {hint}")
         return value.content
-
-
-def _kind(content: str | list[_Value] | dict[str, _Value] | None) -> str:
-    if content is None:
-        return "blank"
-    return "mapping" if isinstance(content, dict) else "list" if isinstance(content, list) else "single value"
-
-
-def _parse(text: str, where: str) -> _Value:
-    """The one document of a file, event by event: no objects are made, and depth is ours to bound."""
-    if len(text) > MAX_CHARACTERS:
-        raise ClusterError(f"{where}: larger than {MAX_CHARACTERS >> 20} MiB; say `count: N` for nodes that are alike")
-    loader_type: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        loader = loader_type(text)
-        loader.get_event()  # the stream's start
-        if loader.check_event(yaml.StreamEndEvent):
-            raise ClusterError(f"{where}: is empty; give nodes, e.g. nodes: [{{count: 16, gpus: 4, type: v100}}]")
-        loader.get_event()  # the document's start
-        value = _value(loader, where, 0)
-        loader.get_event()  # the document's end
-        if not loader.check_event(yaml.StreamEndEvent):
-            raise ClusterError(f"{where}:{loader.peek_event().start_mark.line + 1}: a second document; a cluster is one")
-        return value
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
-        raise ClusterError(f"{where}{f':{mark.line + 1}' if mark else ''}: not YAML: {problem}; {_EITHER}") from None
-    except UnicodeEncodeError:  # lone surrogates
-        raise ClusterError(f"{where}: not UTF-8 text; {_EITHER}") from None
-
-
-def _value(loader: Any, where: str, depth: int) -> _Value:
-    event = loader.get_event()
-    line = event.start_mark.line + 1
-    if isinstance(event, yaml.AliasEvent) or event.anchor is not None or event.tag not in (None, "!"):
-        raise ClusterError(f"{where}:{line}: anchors, aliases and tags are not read here; write the value out")
-    if depth == _MAX_DEPTH:
-        raise ClusterError(f"{where}:{line}: nested deeper than a cluster is; {_EITHER}")
-    if isinstance(event, yaml.ScalarEvent):
-        blank = not event.style and event.value in ("", "~", "null", "Null", "NULL")
-        return _Value(None if blank else event.value, line)
-    if isinstance(event, yaml.SequenceStartEvent):
-        items: list[_Value] = []
-        while not loader.check_event(yaml.SequenceEndEvent):
-            items.append(_value(loader, where, depth + 1))
-        loader.get_event()
-        return _Value(items, line)
-    entries: dict[str, _Value] = {}
-    while not loader.check_event(yaml.MappingEndEvent):
-        key = _value(loader, where, depth + 1)
-        if not isinstance(key.content, str):
-            raise ClusterError(f"{where}:{key.line}: a {_kind(key.content)} cannot name a field; {_EITHER}")
-        if key.content in entries:
-            raise ClusterError(f"{where}:{key.line}: {quoted(key.content)} is given twice; keep one")
-        entries[key.content] = _value(loader, where, depth + 1)
-    loader.get_event()
-    return _Value(entries, line)
-
-
-_EITHER = "give a YAML file with `nodes:`, or the output of `scontrol show node -o`"

@@ -54,17 +54,19 @@ def build_state(jobs: JobTable, cluster: Cluster, rates: Floats | None, types: S
     gpus = sum(node.gpus for node in cluster.nodes)
     shapes: dict[str, tuple[int, ...]] = {
         "jobs": (n,), "keys": (n, 4), "history_of": (0, 4), "history": (0, 2), "rates": (1, max(len(types), 1)),
-        "nodes": (len(cluster.nodes),), "slots": (gpus,),
+        "nodes": (len(cluster.nodes),), "slots": (gpus,), "slot_head": (gpus,), "touched": (gpus,),
         "pools": (len(pools),), "buckets": (len(pools), top + 1, words), "bucket_size": (len(pools), top + 1),
         "classes": (len(first_rows) + 1,), "class_pools": (len(first_rows) + 1, len(pools) + 1), "queues": (len(queue_names) + 1,),
         "arrivals": (0,), "heap_s": (2 * n + 64,), "heap_row": (2 * n + 64,), "out": (n, 3), "heads": (len(first_rows) + 1,),
         "cap": (len(pools),), "used": (len(queue_names) + 1,), "blocked": (len(pools) + 1,), "usable": (len(cluster.nodes),),
         "counts": (top + 1,), "alloc_offset": (0,), "acts": (2 * n + 64, 2),
     }  # fmt: skip
-    for name in ("alloc_job", "alloc_start_s", "alloc_end_s", "part_node", "part_milli", "part_slot", "part_cpu_milli", "part_memory_mib"):
+    for name in ("alloc_job", "alloc_start_s", "alloc_end_s", "part_node", "part_milli", "part_slot", "part_next", "part_cpu_milli",
+                 "part_memory_mib"):  # fmt: skip
         shapes[name] = (0,)
     S = State(**{name: np.zeros(shapes.get(name, (n,)), dtype) for name, (dtype, _) in ARRAYS.items()})
     grow_log(S, n + gpus + 1024, n + gpus + 1024)
+    S.slot_head[:] = -1
 
     _fill_nodes(S.nodes, cluster, pool_of_node)
     S.pools[:] = np.zeros(len(pools), POOL)
@@ -113,7 +115,7 @@ def grow_log(S: State, allocations: int, parts: int) -> None:
     """Make the allocation log this long; what it holds stays."""
     for name, size in (("alloc_job", allocations), ("alloc_start_s", allocations), ("alloc_end_s", allocations),
                        ("alloc_offset", allocations + 1), ("part_node", parts), ("part_milli", parts), ("part_slot", parts),
-                       ("part_cpu_milli", parts), ("part_memory_mib", parts)):  # fmt: skip
+                       ("part_next", parts), ("part_cpu_milli", parts), ("part_memory_mib", parts)):  # fmt: skip
         longer = np.zeros(size, ARRAYS[name][0])
         longer[: len(S.arrays[name])] = S.arrays[name]
         S.replace(name, longer)
@@ -160,6 +162,7 @@ def _fill_jobs(state: np.ndarray, jobs: JobTable, klass: np.ndarray, queue: np.n
     state["due_s"], state["allocation"], state["near_until_s"], state["avoid"] = NEVER, -1, -NEVER, -1
     state["klass"], state["queue"], state["max_nodes"] = klass, queue, jobs.max_nodes
     state["pinned"] = ~jobs.preemptible
+    state["share_milli"], state["config"], state["as_asked"] = GPU_MILLI, -1, 1
 
 
 def _fill_classes(S: State, jobs: JobTable, cluster: Cluster, pools: list[Pool], klass: np.ndarray, first_rows: np.ndarray, runs_on: Ints,

@@ -30,6 +30,7 @@ from trainmaster.policies.base import (
     Compilable,
     DecisionRecord,
     EngineRules,
+    Line,
     ListPolicy,
     Memory,
     Nodes,
@@ -38,7 +39,7 @@ from trainmaster.policies.base import (
     View,
 )
 from trainmaster.workload.jobs import GPU_MILLI, Floats, JobTable
-from trainmaster.workload.perf.base import Allocation, PerformanceModel
+from trainmaster.workload.perf.base import Allocation, PerformanceModel, Traits
 from trainmaster.workload.perf.constant import Constant
 
 
@@ -67,7 +68,7 @@ class Engine:
         """`interpreted`: ask the policy at every decision even if its key could be compiled (tests compare the two)."""
         if model is None:
             jobs, model = Constant().bind(jobs, cluster)
-        self.cluster, self.policy, self.setup, self.model = cluster, policy, setup, model
+        self.cluster, self.policy, self.setup, self.model, self.traits = cluster, policy, setup, model, Traits.of(model)
         self.rules = rules = policy.rules if rules is None else rules
         self.label = label or policy.name
         self.round_s = _first(rules.round_s, setup.round_s, policy.round_s)
@@ -92,6 +93,7 @@ class Engine:
         self.memory: Memory = policy.start_memory(self.seq_bound)
         self.active = np.zeros(0, np.int64)
         self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
+        self.given: dict[int, tuple[Line, ...]] = {}  # lines that a holding job was given, by row
         key = policy.key if isinstance(policy, ListPolicy) else None
         self.key: Compilable | None = key
         self.handover: Handover | None = None  # None = starting and stopping take no time
@@ -108,7 +110,7 @@ class Engine:
         source = getattr(self.policy.params, "estimate", "oracle")
         if source == "oracle":
             return None
-        if source == "predicted":
+        if source == "predicted" and source not in self.jobs.estimates:
             keep_history(self.state, self.jobs)
             return self.state.jobs["estimate_s"]
         if source == "limit":
@@ -218,6 +220,7 @@ class Engine:
         clock["preemptive"], clock["keeps_count"] = policy.preemptive, self.rules.unplaced_keeps_count
         clock["min_run_s"], clock["most_preemptions"] = self.setup.min_run_s, self.setup.most_preemptions
         clock["random"], clock["seed"] = self.placement.random, self.setup.seed
+        clock["by_neighbours"] = self.traits.by_neighbours
         if isinstance(policy, ListPolicy):
             clock["blocking"], clock["stateful"], clock["wakes"] = policy.blocks(), policy.is_stateful(), policy.wakeup is not None
 
@@ -302,6 +305,7 @@ class Engine:
         self._refresh(rows)
         state = S.jobs[rows]
         state["phase"][(state["phase"] == RUNNING) & (state["ready_s"] > clock["now_s"])] = STARTING  # its restart cost is not paid yet
+        state["held_s"] += np.where(state["running"] == 1, np.maximum(clock["now_s"] - state["held_since_s"], 0.0), 0.0)
         state.flags.writeable = False
         types, up = self.node_types, S.nodes["up"] == 1
         free = S.nodes["free_milli"] / GPU_MILLI
@@ -328,9 +332,13 @@ class Engine:
             policy_name=self.policy.name,
             true_remaining_s=true_remaining_s,
             holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
+<<<<<<< HEAD
             rates_of=self._rates_of,
             types_held=types_held,
             round_s=self.round_s,
+=======
+            beside=self.traits.beside,
+>>>>>>> main
         )
 
     def parts(self, row: int) -> Parts:
@@ -341,19 +349,41 @@ class Engine:
         return Parts(S.part_node[at].copy(), S.part_milli[at].astype(np.int64), S.part_slot[at].copy(), S.part_cpu_milli[at].copy(),
                      S.part_memory_mib[at].copy(), a)  # fmt: skip
 
-    def allocation(self, row: int) -> Allocation:
-        """What a running job holds, parts in the order they were taken."""
+    def allocation(self, row: int, begin: int | None = None) -> Allocation:
+        """What a running job holds, parts in the order they were taken; or what it is about to, the parts taken since `begin`."""
+        S, job, end = self.state, self.state.jobs[row], int(self.clock["n_parts"])
+        if begin is None:
+            a = int(job["allocation"])
+            begin, end = int(S.alloc_offset[a]), int(S.alloc_offset[a + 1])
+        share_milli = int(job["share_milli"])
+        held: dict[int, int] = {}
+        for node, milli in zip(S.part_node[begin:end].tolist(), S.part_milli[begin:end].tolist(), strict=True):
+            held[node] = held.get(node, 0) + milli
+        types = tuple(self.cluster.nodes[node].type for node in held)
+        gpus = tuple(milli / share_milli for milli in held.values())
+        mixed = types if len(set(types)) > 1 else ()
+        return Allocation(tuple(held), gpus, types[0], int(job["config"]), share_milli / GPU_MILLI, mixed)
+
+    def neighbours(self, row: int) -> tuple[int, ...]:
+        """Rows of the other jobs on its GPUs."""
         S = self.state
         a = int(S.jobs[row]["allocation"])
-        begin, end = S.alloc_offset[a], S.alloc_offset[a + 1]
-        nodes = S.part_node[begin:end].tolist()
-        milli = S.part_milli[begin:end].tolist()
-        return Allocation(tuple(nodes), tuple(m / GPU_MILLI for m in milli), self.cluster.nodes[nodes[0]].type)
+        slots = S.part_slot[S.alloc_offset[a] : S.alloc_offset[a + 1]]
+        rows = {other for slot in slots[slots >= 0].tolist() for other in self._sharers(slot)}
+        return tuple(sorted(rows - {row}))
+
+    def _sharers(self, slot: int) -> list[int]:
+        S, rows, part = self.state, [], int(self.state.slot_head[slot])
+        while part >= 0:
+            a = int(np.searchsorted(S.alloc_offset[: self.clock["n_allocations"] + 1], part, side="right")) - 1
+            rows.append(int(S.alloc_job[a]))
+            part = int(S.part_next[part])
+        return rows
 
     def record(self) -> DecisionRecord:
         """What the last decision wrote about every active job; `policy.explain` reads it."""
         S = self.state
-        rows = np.flatnonzero((S.jobs["phase"] == WAITING) | (S.jobs["running"] == 1))
+        rows = np.flatnonzero(np.isin(S.jobs["phase"], (WAITING, RUNNING)) | (S.jobs["running"] == 1))  # at a run's end nobody holds
         verdict, short = S.jobs["verdict"][rows], S.jobs["short_milli"][rows]
         if self.compiled:  # a walk over heaps speaks of a whole class at once
             klass = S.classes[S.jobs["klass"][rows]]
@@ -367,11 +397,18 @@ class Engine:
         return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["now_s"]), seq=S.jobs["seq"][rows],
                               verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip
 
+    def waiting_in_order(self) -> np.ndarray:
+        """seqs of the waiting jobs as the last decision ordered them: what a list policy ranked, else priority and submission."""
+        S = self.state
+        rows = np.flatnonzero(S.jobs["phase"] == WAITING)
+        keys = S.keys[rows] if isinstance(self.policy, ListPolicy) else S.keys[rows, :1]
+        return S.jobs["seq"][rows[np.lexsort((rows, *keys.T[::-1]))]]
+
     # --------------------------------------------------------------------------------------------- the loop
 
     def advance(self) -> int:
         """Go on until the caller is needed: returns `kernels.EXTERNAL`, `ACT` (the executor was told something), `PAUSE` or `FINISHED`."""
-        clock, S, policy = self.clock, self.state, self.policy
+        S, policy = self.state, self.policy
         params = policy.key_params() if isinstance(policy, ListPolicy) else np.zeros(1)
         while True:
             shared, per_job = self._compiled_memory()
@@ -384,12 +421,28 @@ class Engine:
             elif code == kernels.RATE:
                 self._rate()
             elif code == kernels.GROW:
+<<<<<<< HEAD
                 more = int(clock["n_waiting"] + clock["n_holding"])
                 grow_log(S, 2 * len(S.alloc_job) + more, 2 * len(S.part_node) + int(clock["gpus"]) + more)
+=======
+                self._grow_log()
+>>>>>>> main
             elif code == kernels.BROKEN:
                 self._break()
             else:
                 return int(code)
+
+    def _grow_log(self, allocations: int = 0, parts: int = 0) -> None:
+        S, clock = self.state, self.clock
+        grow_log(S, 2 * len(S.alloc_job) + int(clock["n_waiting"]) + allocations,
+                 2 * len(S.part_node) + int(clock["gpus"] + clock["n_waiting"]) + parts)  # fmt: skip
+
+    def make_room(self, gangs: list[int]) -> None:
+        """Room in the log for jobs that are given so many parts each, and as many again while another place is tried."""
+        S, clock = self.state, self.clock
+        parts = 2 * sum(min(parts, int(clock["gpus"])) + 1 for parts in gangs)
+        if clock["n_allocations"] + len(gangs) + 2 > len(S.alloc_job) or clock["n_parts"] + parts > len(S.part_node):
+            self._grow_log(len(gangs) + 2, parts)
 
     # --------------------------------------------------------------------------------------------- what an executor reports
 
@@ -432,11 +485,9 @@ class Engine:
             kernels.give_up(S.clock, np.int32(row), True)
         handover.hand_over()
 
-    def failed_to_start(self, seq: int, node: int | None = None) -> None:
-        """A start was refused: the promise is dropped. The job is offered again by `offer`, and avoids the node."""
+    def failed_to_start(self, seq: int) -> None:
+        """A start was refused: the promise is dropped. The job is not offered again by itself."""
         row, S, handover = self.row(seq), self.state, self._handover
-        if node is not None:
-            S.jobs[row]["avoid"] = node
         if row in handover.drains:
             handover.gone(row)
         elif row in handover.held:
@@ -453,6 +504,7 @@ class Engine:
         row, S = self.row(seq), self.state
         if S.jobs[row]["running"]:
             kernels.take_back(S.clock, np.int32(row))
+            self._handover.carry_out()
         elif S.jobs[row]["phase"] == WAITING:
             kernels.withdraw(S.clock, np.int32(row))
 
@@ -487,15 +539,24 @@ class Engine:
         return self.memory.setdefault("shared", np.zeros(1)), self.memory.setdefault("per_job", np.zeros((1, 1)))
 
     def _rate(self) -> None:
-        S = self.state
-        for row in S.rated[: self.clock["n_rated"]].tolist():
+        """Ask the model about jobs that were given GPUs, came to the end of an epoch, or have other neighbours now."""
+        S, clock = self.state, self.clock
+        rows = dict.fromkeys(S.rated[: clock["n_rated"]].tolist())
+        if clock["n_touched"]:
+            touched = np.flatnonzero(S.touched)
+            rows |= dict.fromkeys(sorted({row for slot in touched.tolist() for row in self._sharers(slot)}))
+            S.touched[touched] = 0
+        clock["n_rated"] = clock["n_touched"] = 0
+        for row in rows:
             job = S.jobs[row]
+            if job["phase"] != RUNNING:
+                continue  # promised, or starting: it is asked about when it runs
+            kernels.settle_job(S.clock, np.int32(row))
             work = float(self.jobs.work[row])
             work_left, until = float(job["work_left"]), self.until[row]
             done = until if work_left == work - until else work - work_left  # a mark that was reached is reached exactly
-            rate, self.until[row] = self.model.rate(row, self.allocation(row), done, ())
+            rate, self.until[row] = self.model.rate(row, self.allocation(row), done, self.neighbours(row))
             kernels.rate_job(S.clock, np.int32(row), rate, max(work - self.until[row], 0.0))
-        self.clock["n_rated"] = 0
 
     def _break(self) -> None:
         broken, now_s = int(self.clock["broken"]), float(self.clock["now_s"])

@@ -131,6 +131,12 @@ class Handover:
         """A job that held its GPUs in fact holds nothing any more."""
         self._move(self.held.pop(row), +1)
 
+    def reshape(self, row: int) -> None:
+        """A job holds another share of the same GPUs; its processes run on."""
+        self._move(self.held.pop(row), +1)
+        self.held[row] = self.engine.parts(row)
+        self._move(self.held[row], -1)
+
     def resume(self, claims: list[int], held: list[int], drains: dict[int, Drain]) -> None:
         """Who holds what in fact, in an engine that has just been built."""
         self.claims = {row: self.engine.parts(row) for row in claims}

@@ -305,8 +305,35 @@ def give(S, node, milli, cpu_milli, memory_mib, slot):
 
 
 @njit
+def touch(S, slot):
+    """Who holds a shared GPU has changed: the others there may run faster or slower now."""
+    if S.by_neighbours and not S.touched[slot]:
+        S.touched[slot] = 1
+        S.n_touched += 1
+
+
+@njit
+def take_part(S, p):
+    slot = np.int64(S.part_slot[p])
+    take(S, np.int64(S.part_node[p]), np.int64(S.part_milli[p]), S.part_cpu_milli[p], S.part_memory_mib[p], slot)
+    if slot >= 0:
+        S.part_next[p], S.slot_head[slot] = S.slot_head[slot], p
+        touch(S, slot)
+
+
+@njit
 def give_part(S, p):
-    give(S, np.int64(S.part_node[p]), np.int64(S.part_milli[p]), S.part_cpu_milli[p], S.part_memory_mib[p], np.int64(S.part_slot[p]))
+    slot = np.int64(S.part_slot[p])
+    give(S, np.int64(S.part_node[p]), np.int64(S.part_milli[p]), S.part_cpu_milli[p], S.part_memory_mib[p], slot)
+    if slot >= 0:
+        if S.slot_head[slot] == p:
+            S.slot_head[slot] = S.part_next[p]
+        else:
+            before = S.slot_head[slot]
+            while S.part_next[before] != p:
+                before = S.part_next[before]
+            S.part_next[before] = S.part_next[p]
+        touch(S, slot)
 
 
 @njit
@@ -318,7 +345,7 @@ def give_all(S, allocation):
 @njit
 def take_all(S, allocation):
     for p in range(S.alloc_offset[allocation], S.alloc_offset[allocation + 1]):
-        take(S, np.int64(S.part_node[p]), np.int64(S.part_milli[p]), S.part_cpu_milli[p], S.part_memory_mib[p], np.int64(S.part_slot[p]))
+        take_part(S, p)
 
 
 # ---------------------------------------------------------------------------------------------- placement
@@ -390,10 +417,10 @@ def in_group(S, klass, first, last, node):
 def put(S, node, milli, cpu_milli, memory_mib, slot):
     """Take, and write it down as the next part of the allocation being made."""
     c = S
-    take(S, node, milli, cpu_milli, memory_mib, slot)
     p = c.n_parts
     S.part_node[p], S.part_milli[p], S.part_slot[p] = node, milli, slot
     S.part_cpu_milli[p], S.part_memory_mib[p] = cpu_milli, memory_mib
+    take_part(S, p)
     c.n_parts += 1
 
 
@@ -610,10 +637,12 @@ def set_rate(S, row, rate, mark_left):
     c, j = S, S.jobs[row]
     j.rate, j.mark_left = rate, mark_left
     if rate > 0 and j.work_left < np.inf:
-        j.due_s = max(j.since_s, j.ready_s) + (j.work_left - mark_left) / rate
+        due_s = max(j.since_s, j.ready_s) + (j.work_left - mark_left) / rate
         if c.due_grid_s > 0:
-            j.due_s = max(np.rint(j.due_s / c.due_grid_s) * c.due_grid_s, c.now_s)
-        push_due(S, row)
+            due_s = max(np.rint(due_s / c.due_grid_s) * c.due_grid_s, c.now_s)
+        if due_s != j.due_s:  # else it is in the heap
+            j.due_s = due_s
+            push_due(S, row)
     else:
         j.due_s = np.inf
 
@@ -678,7 +707,7 @@ def run_on(S, row):
 def find_rate(S, row):
     """How fast a job runs where it is: known here, or asked of the model by the caller."""
     c, j = S, S.jobs[row]
-    if c.fixed_rates:
+    if c.fixed_rates and j.as_asked:
         node = S.part_node[S.alloc_offset[j.allocation]]
         set_rate(S, row, S.rates[row if len(S.rates) > 1 else 0, S.pools[S.nodes[node].pool].type], 0.0)
     else:
@@ -1271,7 +1300,7 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
             return BROKEN
         if c.n_acts > 0:
             return ACT
-        if c.n_rated > 0:
+        if c.n_rated > 0 or c.n_touched > 0:
             return RATE
         due_s = next_due(S)
         arrive_s = S.jobs[S.arrivals[c.arrived]].arrive_s if c.arrived < len(S.arrivals) else np.inf
@@ -1299,7 +1328,7 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
             else:
                 finish(S, row)
                 stir(S)
-        if c.n_rated > 0:
+        if c.n_rated > 0 or c.n_touched > 0:
             return RATE
         if c.until_s <= time_s:
             return EXTERNAL
@@ -1368,14 +1397,49 @@ def must_stay(clock, row):
     return stays(clock[0], row)
 
 
-@njit(types.boolean(STATE, types.int32, types.int64, types.int64, types.FunctionType(PICK)), cache=True)
-def start_job(clock, row, milli, type_, pick):
-    """Place a waiting job on `milli` thousandths of this type (-1 = any it accepts), and start it; false if there is no room."""
+@njit(types.void(STATE), cache=True)
+def compact(clock):
+    """Drop those that hold nothing any more from the list of running jobs."""
+    compact_running(clock[0])
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def give_back(clock, row):
+    """What a job holds is free for others; it is about to be given something else, or stopped."""
     S = clock[0]
-    begin, j = S.n_parts, S.jobs[row]
-    own, scratch = j.klass, len(S.classes) - 1
+    give_all(S, S.jobs[row].allocation)
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def take_again(clock, row):
+    """What a job gave back is its own again."""
+    S = clock[0]
+    take_all(S, S.jobs[row].allocation)
+
+
+@njit(types.void(STATE, types.int64), cache=True)
+def drop_parts(clock, begin):
+    """The parts taken since are free again."""
+    undo_parts(clock[0], begin)
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def stop_empty(clock, row):
+    """A job that gave back what it held was given nothing else."""
+    requeue(clock[0], row)
+
+
+_L4 = (types.int64,) * 4
+
+
+@njit(types.boolean(STATE, types.int32, *_L4, types.int32, types.FunctionType(PICK)), cache=True)
+def place_parts(clock, row, milli, cpu_milli, memory_mib, type_, most_nodes, pick):
+    """Take room for `milli` thousandths on this type (-1 = any the job accepts) as further parts; false, and nothing taken, if none is."""
+    S = clock[0]
+    j = S.jobs[row]
+    own, own_nodes, scratch = j.klass, j.max_nodes, len(S.classes) - 1
     k, s = S.classes[own], S.classes[scratch]
-    s.milli, s.cpu_milli, s.memory_mib, s.plain = milli, k.cpu_milli, k.memory_mib, k.plain and milli % 1000 == 0
+    s.milli, s.cpu_milli, s.memory_mib, s.plain = milli, cpu_milli, memory_mib, k.plain and milli > 0 and milli % 1000 == 0
     kept = 0
     S.class_pools[scratch] = -1
     for p in range(S.class_pools.shape[1]):
@@ -1384,54 +1448,136 @@ def start_job(clock, row, milli, type_, pick):
             S.class_pools[scratch, kept] = pool
             kept += 1
     S.group[row] = -1
-    j.klass = scratch
+    j.klass, j.max_nodes = scratch, most_nodes
     found = place(S, row, pick)
-    j.klass = own
-    if found:
-        start(S, row, begin, S.n_parts, milli)
-        add_running(S, row)
+    j.klass, j.max_nodes = own, own_nodes
     return found
 
 
-@njit(types.boolean(STATE, types.int32, _I, _L, types.int64, types.int64), cache=True)
-def start_on(clock, row, nodes, milli, cpu_milli, memory_mib):
-    """Start a waiting job with milli[i] on nodes[i]; false, and nothing taken, if one of them has no room.
+@njit(types.boolean(STATE, types.int64, types.int64, types.int64, types.int64), cache=True)
+def place_on(clock, node, milli, cpu_milli, memory_mib):
+    """Take room on this node: whole GPUs, or a fraction beside others where it fits, else on a GPU of its own; false if there is none."""
+    S = clock[0]
+    n = S.nodes[node]
+    slot, fits = -1, n.up == 1
+    if milli % 1000 and not n.pooled:
+        fits &= milli < 1000
+        least = 1001
+        for s in range(n.slot, n.slot + n.gpus):
+            left = 1000 - S.slots[s] - milli
+            if S.slots[s] > 0 and 0 <= left < least:
+                slot, least = s, left
+        if slot < 0 and n.free_milli >= 1000:
+            slot = n.slot
+            while S.slots[slot] > 0:
+                slot += 1
+        fits &= slot >= 0
+    else:
+        fits &= n.free_milli >= milli
+    fits &= (not n.counts_cpu or n.cpu_free_milli >= cpu_milli) and (not n.counts_memory or n.memory_free_mib >= memory_mib)
+    if fits:
+        put(S, node, milli, cpu_milli, memory_mib, np.int64(slot))
+    return fits
 
-    A fraction goes beside others where it fits, else on a GPU of its own. CPUs and memory are spread as the GPUs are.
+
+OWN_GPU = np.int64(-2)  # for `slot`: a GPU of the node that nobody shares yet
+
+
+@njit(types.boolean(STATE, types.int64, types.int64, types.int64, types.int64, types.int64), cache=True)
+def put_part(clock, node, milli, cpu_milli, memory_mib, slot):
+    """Take exactly this: of a shared GPU (`slot`), or whole ones (-1); false if it is not free. The node may be closed to newcomers."""
+    S = clock[0]
+    n = S.nodes[node]
+    if slot == OWN_GPU:
+        slot = np.int64(n.slot)
+        while slot < n.slot + n.gpus and S.slots[slot] > 0:
+            slot += 1
+        if slot == n.slot + n.gpus:
+            return False
+    if slot < 0:
+        fits = n.free_milli >= milli
+    else:
+        fits = S.slots[slot] + milli <= 1000 and (S.slots[slot] > 0 or n.free_milli >= 1000)
+    fits &= (not n.counts_cpu or n.cpu_free_milli >= cpu_milli) and (not n.counts_memory or n.memory_free_mib >= memory_mib)
+    if fits:
+        put(S, node, milli, cpu_milli, memory_mib, slot)
+    return fits
+
+
+@njit(types.void(STATE, types.int64, types.int64), cache=True)
+def share_parts(clock, begin, share_milli):
+    """The whole GPUs taken since `begin` are held one by one, `share_milli` thousandths of each."""
+    S = clock[0]
+    n = S.n_parts - begin
+    nodes, gpus = S.part_node[begin : begin + n].copy(), S.part_milli[begin : begin + n] // 1000
+    cpu, memory = S.part_cpu_milli[begin : begin + n].copy(), S.part_memory_mib[begin : begin + n].copy()
+    undo_parts(S, begin)
+    for i in range(n):
+        slot = np.int64(S.nodes[nodes[i]].slot)
+        for g in range(gpus[i]):
+            while S.slots[slot] > 0:
+                slot += 1
+            cpu_share = cpu[i] * (g + 1) // gpus[i] - cpu[i] * g // gpus[i]
+            memory_share = memory[i] * (g + 1) // gpus[i] - memory[i] * g // gpus[i]
+            put(S, np.int64(nodes[i]), share_milli, cpu_share, memory_share, slot)
+
+
+@njit
+def parts_milli(S, begin):
+    total = np.int64(0)
+    for p in range(begin, S.n_parts):
+        total += S.part_milli[p]
+    return total
+
+
+@njit(types.void(STATE, types.int32, types.int64), cache=True)
+def start_parts(clock, row, begin):
+    """Start a waiting job on the parts taken since `begin`."""
+    S = clock[0]
+    start(S, row, begin, S.n_parts, parts_milli(S, begin))
+    add_running(S, row)
+
+
+@njit(types.void(STATE, types.int32, types.int64, types.float64, types.boolean), cache=True)
+def change_parts(clock, row, begin, cost_s, restarts):
+    """A holding job that gave back what it held has the parts taken since `begin` instead, and idles for `cost_s`.
+
+    Where stopping takes time, `restarts` makes it a stop and a start.
     """
     S = clock[0]
-    c = S
-    begin, total, taken = c.n_parts, np.int64(0), np.int64(0)
-    for i in range(len(nodes)):
-        total += milli[i]
-    for i in range(len(nodes)):
-        n = S.nodes[nodes[i]]
-        cpu = cpu_milli * (taken + milli[i]) // total - cpu_milli * taken // total if total else cpu_milli
-        memory = memory_mib * (taken + milli[i]) // total - memory_mib * taken // total if total else memory_mib
-        taken += milli[i]
-        slot, fits = -1, n.up == 1
-        if milli[i] % 1000 and not n.pooled:
-            fits &= milli[i] < 1000
-            least = 1001
-            for s in range(n.slot, n.slot + n.gpus):
-                left = 1000 - S.slots[s] - milli[i]
-                if S.slots[s] > 0 and 0 <= left < least:
-                    slot, least = s, left
-            if slot < 0 and n.free_milli >= 1000:
-                slot = n.slot
-                while S.slots[slot] > 0:
-                    slot += 1
-            fits &= slot >= 0
-        else:
-            fits &= n.free_milli >= milli[i]
-        fits &= (not n.counts_cpu or n.cpu_free_milli >= cpu) and (not n.counts_memory or n.memory_free_mib >= memory)
-        if not fits:
-            undo_parts(S, begin)
-            return False
-        put(S, np.int64(nodes[i]), milli[i], cpu, memory, np.int64(slot))
-    start(S, row, begin, c.n_parts, total)
-    add_running(S, row)
-    return True
+    c, j = S, S.jobs[row]
+    milli = parts_milli(S, begin)
+    if j.phase == RESERVED or (c.delays and restarts):
+        requeue(S, row)
+        start(S, row, begin, c.n_parts, milli)
+        return
+    settle(S, row, c.now_s)
+    gpus, held_s = j.held_milli / 1000.0, c.now_s - j.held_since_s
+    j.held_s += held_s
+    j.settled_gpu_s += gpus * held_s
+    j.attained_gpu_s = j.settled_gpu_s
+    j.overhead_gpu_s += gpus * max(min(c.now_s, j.ready_s) - j.held_since_s, 0.0)
+    S.alloc_end_s[j.allocation] = c.now_s
+    S.queues[j.queue].used_milli += milli - j.held_milli
+    a = c.n_allocations
+    S.alloc_job[a], S.alloc_start_s[a], S.alloc_end_s[a] = row, c.now_s, np.nan
+    S.alloc_offset[a], S.alloc_offset[a + 1] = begin, c.n_parts
+    c.n_allocations += 1
+    c.changed += 1
+    j.allocation, j.held_milli, j.held_since_s, j.due_s = a, milli, c.now_s, np.inf
+    if cost_s > 0:
+        j.ready_s = max(j.ready_s, c.now_s + cost_s)
+        j.served_mark_s = j.served_s  # it restarts from a checkpoint made now
+    j.verdict, j.short_milli = KEPT, 0
+    if j.phase == RUNNING:
+        find_rate(S, row)
+
+
+@njit(types.void(STATE, types.int32), cache=True)
+def settle_job(clock, row):
+    """Bring a holding job's work up to now."""
+    S = clock[0]
+    settle(S, row, S.now_s)
 
 
 @njit(types.void(STATE, types.int32, types.float64, types.float64), cache=True)

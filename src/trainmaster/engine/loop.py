@@ -139,11 +139,15 @@ class Simulation(Engine):
         S, n, parts = self.state, int(self.clock["n_allocations"]), int(self.clock["n_parts"])
         kept = ~np.isnan(S.alloc_start_s[:n])  # the others were promises that were taken back
         sizes = np.diff(S.alloc_offset[: n + 1])
-        kept_parts = np.repeat(kept, sizes)
+        of = np.repeat(np.arange(n), sizes)
+        parts_of, node, milli = of[kept[of]], S.part_node[:parts][kept[of]], S.part_milli[:parts][kept[of]].astype(np.int64)
+        first = np.ones(len(node), bool)  # shared GPUs are logged one by one: those of a node count together
+        first[1:] = (node[1:] != node[:-1]) | (parts_of[1:] != parts_of[:-1])
+        sizes = np.bincount(parts_of[first], minlength=n)[kept]
         return Allocations(
             job=S.alloc_job[:n][kept], start_s=S.alloc_start_s[:n][kept], end_s=S.alloc_end_s[:n][kept],
-            offset=np.concatenate([[0], np.cumsum(sizes[kept])]), node=S.part_node[:parts][kept_parts],
-            gpu_milli=S.part_milli[:parts][kept_parts].astype(np.int64),
+            offset=np.concatenate([[0], np.cumsum(sizes)]), node=node[first],
+            gpu_milli=np.add.reduceat(milli, np.flatnonzero(first)) if len(milli) else milli,
         )  # fmt: skip
 
     def _params(self) -> Mapping[str, Any]:

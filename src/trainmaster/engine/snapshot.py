@@ -26,7 +26,7 @@ from trainmaster.policies.base import Memory, Policy
 CARRIED = (
     "running", "new", "phase", "verdict", "short_milli", "held_milli", "settled_gpu_s", "held_since_s", "since_s", "ready_s", "rate",
     "work_left", "served_s", "attained_gpu_s", "mark_left", "held_s", "overhead_gpu_s", "lost_gpu_s", "served_mark_s", "start_s",
-    "preemptions", "migrations", "resizes", "failures", "avoid",
+    "preemptions", "migrations", "resizes", "failures", "avoid", "share_milli", "config", "as_asked",
 )  # fmt: skip
 
 
@@ -83,6 +83,8 @@ def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
     S.fresh[: len(waiting)] = waiting
     clock["n_fresh"] = clock["n_waiting"] = len(waiting)
     clock["active_milli"] += int(S.jobs["milli"][waiting].sum())
+    engine.active = np.sort(rows[(state["phase"] == WAITING) | (state["running"] == 1)])
+    S.jobs["arrive_s"] = np.maximum(S.jobs["arrive_s"], snapshot.now_s)
     S.replace("arrivals", np.ascontiguousarray(S.arrivals[~np.isin(S.arrivals, rows)]))
     if engine.handover is not None:
         claims = [known[seq] for seq in snapshot.claims if seq in known]

@@ -65,6 +65,9 @@ JOB = np.dtype(
         ("migrations", "i4"),
         ("resizes", "i4"),
         ("failures", "i4"),
+        ("share_milli", "i4"),  # of each GPU it holds; 1000 = it shares none, or holds a fraction of one
+        ("config", "i4"),  # entry of its rate card, -1 = its own
+        ("as_asked", "i1"),  # it holds its gang, unshared, on one type, in its own configuration: the table's rate holds
     ],
     align=True,
 )
@@ -121,6 +124,8 @@ ARRAYS: dict[str, tuple[np.dtype[Any], int]] = {
     "rates": (F8, 2),  # [n or 1, types]: where they are fixed
     "nodes": (NODE, 1),
     "slots": (I4, 1),  # [GPUs]: thousandths held by sharers; 0 = not shared
+    "slot_head": (I4, 1),  # [GPUs]: the part that took a share last; those of one GPU are a list through part_next, -1 ends
+    "touched": (I1, 1),  # [GPUs]: its sharers have changed, and their rates may have
     "pools": (POOL, 1),
     "buckets": (U8, 3),  # [pools, free GPUs, words]: bit = a node of the pool with so many whole GPUs free
     "bucket_size": (I8, 2),
@@ -156,6 +161,7 @@ ARRAYS: dict[str, tuple[np.dtype[Any], int]] = {
     "part_node": (I4, 1),  # parts of allocations
     "part_milli": (I4, 1),
     "part_slot": (I4, 1),  # the shared GPU, -1 = whole ones
+    "part_next": (I4, 1),  # and another part of it
     "part_cpu_milli": (I8, 1),
     "part_memory_mib": (I8, 1),
 }
@@ -177,6 +183,7 @@ CLOCK = np.dtype(
         ("n_fresh", "i8"),
         ("n_running", "i8"),
         ("n_rated", "i8"),
+        ("n_touched", "i8"),
         ("n_waiting", "i8"),
         ("n_holding", "i8"),
         ("finite_left", "i8"),
@@ -209,6 +216,7 @@ CLOCK = np.dtype(
         ("heaps", "i1"),  # waiting jobs lie in the classes' heaps (compiled key)
         ("predicts", "i1"),  # estimates come from the history of ended jobs
         ("fixed_rates", "i1"),
+        ("by_neighbours", "i1"),  # rates depend on who shares the GPUs
         ("random", "i1"),  # ties between nodes by chance
         ("simple", "i1"),  # one pool, every class plain: capacity is one number
         ("seed", "u8"),

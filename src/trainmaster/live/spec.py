@@ -15,6 +15,8 @@ MAX_ARRAY = 100_000
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/\\]+$")]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.@:+-]+$")]  # queue, account, type
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]  # an argument, variable or path ends at a NUL
+Variable = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00=]+$")]
 Seconds = Annotated[float, Field(ge=0, le=10 * 366 * 86_400, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, le=MAX_GPUS, allow_inf_nan=False)]
 
@@ -58,13 +60,13 @@ class JobSpec(Strict):
     """One submission. Exactly one of `command` and `script`."""
 
     name: Name | None = None
-    command: tuple[str, ...] | None = None  # argv, run without a shell
-    script: str | None = Field(default=None, max_length=4 << 20)  # text of a batch script, run by its #! line or /bin/sh
-    script_args: tuple[str, ...] = ()
-    setup: str | None = Field(default=None, max_length=1 << 20)  # shell text that runs first on every node
-    workdir: str = Field(default="/", max_length=4_096)
-    env: dict[str, str] = Field(default_factory=dict)  # the whole environment, but what the backend adds
-    snapshot: str | None = None  # a copy of the files that git knows, in which it runs instead of workdir
+    command: tuple[Text, ...] | None = None  # argv, run without a shell
+    script: Text | None = Field(default=None, max_length=4 << 20)  # text of a batch script, run by its #! line or /bin/sh
+    script_args: tuple[Text, ...] = ()
+    setup: Text | None = Field(default=None, max_length=1 << 20)  # shell text that runs first on every node
+    workdir: Text = Field(default="/", max_length=4_096)
+    env: dict[Variable, Text] = Field(default_factory=dict)  # the whole environment, but what the backend adds
+    snapshot: Text | None = None  # a copy of the files that git knows, in which it runs instead of workdir
 
     gpus: Amount = 1.0  # the gang; below 1: a fraction of one GPU; 0: CPUs alone
     gpu_types: tuple[Word, ...] = ()  # any of these; () = any
@@ -93,11 +95,11 @@ class JobSpec(Strict):
     array: Array | None = None
     after: tuple[Dependency, ...] = ()
 
-    output: str | None = Field(default=None, max_length=4_096)  # file pattern as of sbatch: %j, %x, %A, %a; None = the job's log alone
-    error: str | None = Field(default=None, max_length=4_096)
+    output: Text | None = Field(default=None, max_length=4_096)  # file pattern as of sbatch: %j, %x, %A, %a; None = the job's log alone
+    error: Text | None = Field(default=None, max_length=4_096)
     append: bool = True  # output files of a later attempt are appended to
-    checkpoint_dir: str | None = Field(default=None, max_length=4_096)  # None = a folder of the job's own
-    labels: dict[str, str] = Field(default_factory=dict)
+    checkpoint_dir: Text | None = Field(default=None, max_length=4_096)  # None = a folder of the job's own
+    labels: dict[Text, Text] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _whole(self) -> JobSpec:

@@ -112,7 +112,28 @@ class ActiveJobs:
 
     @cached_property
     def held_gpus(self) -> Floats:
+        """GPUs held, each by its share: half of four shared ones is 2."""
         return self.state["held_milli"] / 1000.0
+
+    @cached_property
+    def min_gpus(self) -> Floats:
+        """The least an elastic job runs on; NaN = the trace says nothing."""
+        return self.table.min_gpus[self.row]
+
+    @cached_property
+    def max_gpus(self) -> Floats:
+        """The most an elastic job runs on; NaN = the trace says nothing."""
+        return self.table.max_gpus[self.row]
+
+    @property
+    def share(self) -> Floats:
+        """Of each GPU it holds (meaningless for waiting jobs)."""
+        return self.state["share_milli"] / 1000.0
+
+    @property
+    def config(self) -> NDArray[np.int32]:
+        """Entry of its rate card that it runs with, -1 = its own (meaningless for waiting jobs)."""
+        return self.state["config"]
 
     @cached_property
     def running(self) -> NDArray[np.bool_]:
@@ -135,8 +156,13 @@ class ActiveJobs:
 
     @property
     def held_since_s(self) -> Floats:
-        """Start of the present holding (meaningless for waiting jobs)."""
+        """Start of the present holding, or its last change (meaningless for waiting jobs)."""
         return self.state["held_since_s"]
+
+    @property
+    def held_s(self) -> Floats:
+        """Seconds in which it held anything so far, restart costs included."""
+        return self.state["held_s"]
 
     @property
     def remaining_s(self) -> Floats:
@@ -198,6 +224,7 @@ class View:
     policy_name: str
     true_remaining_s: Callable[[], Floats]
     holdings: Callable[[int], tuple[tuple[int, ...], tuple[float, ...]]]  # row -> (nodes, GPUs on each)
+    beside: Callable[[int, int, str], float] | None  # (row, another, type) -> rate sharing its GPUs; None = it is not known
     rates_of: Callable[[NDArray[np.int64]], Floats]  # rows -> (rows, types)
     types_held: Callable[[], NDArray[np.int64]]
     round_s: float = 0.0  # `--round`, for a policy that keeps rounds of its own
@@ -240,17 +267,28 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One job (by row of the view's table), or one part of its gang, as it should be."""
+    """One job (by row of the view's table), or one part of its gang, as it should be.
+
+    A running job whose lines say what it holds is left alone. Other GPUs are a resize, other nodes a migration; both cost a
+    restart, or what its performance model says. Lines that name no node leave the job where it is as far as can be: more GPUs
+    are added, fewer are given up on the nodes where it has the fewest. Several lines are one gang, all or nothing: parts on
+    different types, or on chosen nodes. They agree in share, partner and config.
+
+    `share` is the part of each of its GPUs that it is given; attained service counts GPUs x share. Jobs of one `partner`
+    group share GPUs: the largest gang is placed like any other, at its share of each GPU, and the others go inside its GPUs, where
+    their shares fit (sums of at most 1 on every GPU). Gangs of a group may differ in size. A share below 1 without a group lets
+    fractions of GPUs in beside it. Changing the share alone moves nobody and costs nothing.
+    """
 
     row: int
-    gpus: float
+    gpus: float  # each counted whole, whatever its share
     type: str | None = None  # None = any it accepts
     node: int | None = None  # None = wherever the placement says
     share: float = 1.0  # of each GPU; 1.0 = alone
     partner: int | None = None  # jobs of one partner group share GPUs
-    cpus: float | None = None  # None = what the job asked for
+    cpus: float | None = None  # None = what the job asked for, in proportion to its GPUs
     memory_gib: float | None = None
-    config: int = -1  # entry of the job's rate card
+    config: int = -1  # entry of the job's rate card; a change of it alone costs what the performance model says, else nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

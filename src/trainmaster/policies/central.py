@@ -124,7 +124,7 @@ def where_ecos_stops(options: Options, floor: Floats) -> Floats:
 
     ones, nothing = np.ones(len(h)), np.zeros(there.shape)
     x = newton(ones, nothing, h)[0]
-    z, tau, kappa = ones, 1.0, 1.0
+    z, tau, kappa = ones, np.float64(1.0), np.float64(1.0)
     s: Floats = h - times(x)
     s = s + (1.0 - s.min() if s.min() <= 0 else 0.0)
     for _ in range(100):
@@ -134,7 +134,7 @@ def where_ecos_stops(options: Options, floor: Floats) -> Floats:
             break
         weight = s / z
         x2, z2 = newton(weight, nothing, h)
-        sigma, push, pull, length = 0.0, s, kappa * tau, 0.0
+        sigma, length, push, pull = 0.0, 0.0, s, kappa * tau
         for corrects in (False, True):  # Mehrotra's predictor, then the step
             x1, z1 = newton(weight, (1 - sigma) * rx, push - (1 - sigma) * rz)
             dtau = ((1 - sigma) * rt - pull / tau + h @ z1) / (kappa / tau - h @ z2)

@@ -30,17 +30,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.cluster.prices import usd_an_hour
-from trainmaster.policies.base import Decision, EngineRules, Floats, Line, Memory, Policy, Preset, View, check, policy
+from trainmaster.policies.base import Decision, EngineRules, Floats, Memory, Policy, Preset, View, check, policy
 from trainmaster.policies.central import MARGIN, middle, where_ecos_stops
 from trainmaster.policies.linear import Options, group, most_gain, raise_level
-from trainmaster.policies.turns import Leases, Rounds
+from trainmaster.policies.turns import Leases, Rounds, take_turns
 
 Ints = NDArray[np.int64]
 
@@ -107,14 +107,7 @@ class Gavel(Policy[P]):
         return {"jobs": jobs}
 
     def decide(self, view: View, memory: Memory) -> Decision:
-        turns = self._turns()
-        if "share" not in memory:
-            memory.update(turns.start_memory(memory["jobs"], len(view.capacity_gpus)))
-        on_gpus = view.jobs.gpus > 0
-        if on_gpus.all():
-            return turns.decide(view, memory, self.shares)
-        decision = turns.decide(view.only(on_gpus), memory, self.shares)  # those on CPUs alone compete with nobody here
-        return replace(decision, lines=(*decision.lines, *(Line(row, 0.0) for row in view.jobs.row[~on_gpus].tolist())))
+        return take_turns(self._turns(), view, memory, self.shares)
 
     def _turns(self) -> Leases | Rounds:
         p = self.params

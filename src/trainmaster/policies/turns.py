@@ -26,7 +26,7 @@ since is passed over, yet GPUs are set aside for it. A round ends when the last 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,17 @@ Ints = NDArray[np.int64]
 Solve = Callable[[View, Memory], Floats]  # (jobs, types)
 
 NO_TURN = -1
+
+
+def take_turns(turns: Leases | Rounds, view: View, memory: Memory, solve: Solve) -> Decision:
+    """Who runs now. Jobs on CPUs alone compete with nobody here."""
+    if "share" not in memory:
+        memory.update(turns.start_memory(memory["jobs"], len(view.capacity_gpus)))
+    on_gpus = view.jobs.gpus > 0
+    if on_gpus.all():
+        return turns.decide(view, memory, solve)
+    decision = turns.decide(view.only(on_gpus), memory, solve)
+    return replace(decision, lines=(*decision.lines, *(Line(row, 0.0) for row in view.jobs.row[~on_gpus].tolist())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,25 @@ def test_a_gang_that_was_not_measured_has_no_rate(tmp_path: Path) -> None:
         model.rate(0, Allocation((0,), (3.0,), "v100"), 0.0, ())
 
 
+def test_a_pair_has_the_rates_it_was_measured_with_whichever_stands_first(tmp_path: Path) -> None:
+    data = {"v100": {f"('{LM}', 1)": {"null": 60.0, f"('{RECODER}', 1)": [40.0, 3.0]}, f"('{RECODER}', 1)": {"null": 5.0}}}
+    _, model = load_profiles(written(tmp_path, data)).bind(table((LM, 1), (RECODER, 1)), Cluster.of([Node(gpus=4, type="v100")]))
+    held = Allocation((0,), (1.0,), "v100", share=0.5)
+
+    assert (model.rate(0, held, 0.0, (1,))[0], model.rate(1, held, 0.0, (0,))[0]) == (40.0, 3.0)
+    assert (model.beside(0, 1, "v100"), model.beside(1, 0, "v100"), model.beside(0, 0, "v100")) == (40.0, 3.0, 0.0)
+    with pytest.raises(InputError, match=r'"LM .*" was not measured on 1 GPUs of type "v100" beside "LM'):
+        model.rate(0, held, 0.0, (0,))
+
+
+@pytest.mark.parametrize("rates", [3.0, [1.0], [1.0, -1.0], [1.0, "2"]])
+def test_a_pair_needs_two_rates(tmp_path: Path, rates: object) -> None:
+    path = written(tmp_path, {"v100": {f"('{LM}', 1)": {"null": 1.0, f"('{LM}', 1)": rates}}})
+
+    with pytest.raises(InputError, match="must be two numbers from 0"):
+        load_profiles(path)
+
+
 @pytest.mark.parametrize("rate", [-1, "60", None, True, [1.0, 2.0], 10**400])
 def test_a_rate_that_is_no_rate_is_refused(tmp_path: Path, rate: object) -> None:
     path = written(tmp_path, {"v100": {f"('{LM}', 1)": {"null": rate}}})

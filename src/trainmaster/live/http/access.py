@@ -23,6 +23,7 @@ from trainmaster.errors import Forbidden, NotFound
 from trainmaster.live.control import ControlPlane, EventRecord, JobFilter, JobRecord, NodeRecord, WhyAnswer
 from trainmaster.live.http.auth import Role, Who
 from trainmaster.live.http.gate import who_of
+from trainmaster.live.http.service import service_of
 from trainmaster.live.http.settings import Settings
 from trainmaster.live.spec import JobSpec
 
@@ -108,8 +109,8 @@ def _outline(record: JobRecord) -> JobRecord:
 
 
 async def access(request: Request) -> Access:
-    state = request.app.state
-    return Access(state.control, who_of(request.scope), state.settings)
+    service = service_of(request)
+    return Access(service.control, who_of(request.scope), service.settings)
 
 
 Caller = Annotated[Access, Depends(access)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,9 +19,8 @@ from trainmaster.live.http.gate import Gate
 from trainmaster.live.http.pages import routes as pages
 from trainmaster.live.http.routes import cluster, jobs, logs, tokens, whatif
 from trainmaster.live.http.schemas import Error
-from trainmaster.live.http.sessions import Sessions
+from trainmaster.live.http.service import Service
 from trainmaster.live.http.settings import Settings
-from trainmaster.live.http.watch import Watch
 
 PREFIX = "/api/v1"
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -43,11 +41,7 @@ def make_app(control: ControlPlane, auth: Authenticator, settings: Settings | No
         title="Trainmaster", version=__version__, openapi_url=f"{PREFIX}/openapi.json", docs_url=None, redoc_url=None, lifespan=_lifespan,
         description="The live cluster. Every request carries `Authorization: Bearer TOKEN`.",
     )  # fmt: skip
-    state = app.state
-    state.control, state.auth, state.settings = control, auth, settings or Settings()
-    state.sessions, state.watch = Sessions(auth.now), Watch(control)
-    state.streams = state.whatifs = 0
-    state.stopping = asyncio.Event()
+    app.state.service = Service(control, auth, settings or Settings())
     api = APIRouter(prefix=PREFIX, responses=REFUSALS)
     for subject in (jobs, logs, cluster, whatif, tokens):
         api.include_router(subject.router)
@@ -57,11 +51,11 @@ def make_app(control: ControlPlane, auth: Authenticator, settings: Settings | No
     app.add_exception_handler(RequestValidationError, on_bad_request)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(Exception, on_bug)
-    app.add_middleware(Gate, auth=auth, sessions=state.sessions, settings=state.settings)
+    app.add_middleware(Gate)
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
-    app.state.stopping.set()
+    app.state.service.stopping.set()

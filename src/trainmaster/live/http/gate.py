@@ -7,7 +7,6 @@ The API takes tokens alone and the pages cookies alone, so no request that anoth
 from __future__ import annotations
 
 import math
-import time
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.concurrency import run_in_threadpool
@@ -16,13 +15,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trainmaster.errors import TrainmasterError
-from trainmaster.live.http.auth import Authenticator, Who, digest
-from trainmaster.live.http.limits import Buckets, TooLarge, TooSlow, bounded_body
-from trainmaster.live.http.sessions import COOKIE, Session, Sessions
-from trainmaster.live.http.settings import Settings
+from trainmaster.live.http.auth import Who, digest
+from trainmaster.live.http.limits import TooLarge, TooSlow, bounded_body
+from trainmaster.live.http.service import Service, service_at
+from trainmaster.live.http.sessions import COOKIE, Session
 
 API = "/api/"
-OPEN = ("/login", "/static/")  # what a stranger may see
+LOGIN, STATIC = "/login", "/static/"  # what a stranger may see
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -38,11 +37,8 @@ HEADERS = {
 
 
 class Gate:
-    def __init__(self, app: ASGIApp, auth: Authenticator, sessions: Sessions, settings: Settings) -> None:
-        self.app, self.auth, self.sessions, self.settings = app, auth, sessions, settings
-        self.tokens = Buckets(settings.token_rate, settings.token_burst, time.monotonic)
-        self.addresses = Buckets(settings.address_rate, settings.address_burst, time.monotonic)
-        self.strangers = Buckets(settings.stranger_rate, settings.stranger_burst, time.monotonic)
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # lifespan; there are no websockets here
@@ -56,47 +52,50 @@ class Gate:
                     headers.setdefault(name, value)
             await send(message)
 
+        settings = service_at(scope).settings
         try:
-            refusal = await self._refusal(scope)
+            refusal = await _refusal(scope)
             if refusal is None:
-                receive = await bounded_body(scope, receive, self.settings.max_body_bytes, self.settings.body_timeout_s)
+                receive = await bounded_body(scope, receive, settings.max_body_bytes, settings.body_timeout_s)
         except TooLarge:
-            refusal = _no(scope, 413, f"a request has at most {self.settings.max_body_bytes:,} bytes")
+            refusal = _no(scope, 413, f"a request has at most {settings.max_body_bytes:,} bytes")
         except TooSlow:
-            refusal = _no(scope, 408, f"the request took longer than {self.settings.body_timeout_s:g} s to arrive")
+            refusal = _no(scope, 408, f"the request took longer than {settings.body_timeout_s:g} s to arrive")
         except TrainmasterError as error:  # the table of tokens is away
             refusal = _no(scope, 503, str(error))
         await (self.app if refusal is None else refusal)(scope, receive, dressed)
 
-    async def _refusal(self, scope: Scope) -> Response | None:
-        headers, path = Headers(scope=scope), scope["path"]
-        if self.settings.loopback and _host(headers.get("host", "")) not in LOOPBACK:
-            return _no(scope, 421, "this server answers to localhost alone")
-        address = (scope.get("client") or ("", 0))[0]
-        if wait_s := self.addresses.wait_s(address):
-            return _busy(scope, wait_s)
-        if path.startswith(OPEN):
-            return None
-        key, session = self._key(headers, path)
-        who = self.auth.remembered(key) if key else None
-        if who is None and key:
-            if wait_s := self.strangers.wait_s(address):
-                return _busy(scope, wait_s)
-            who = await run_in_threadpool(self.auth.look_up, key)
-        if who is None:
-            return _unknown(scope)
-        if wait_s := self.tokens.wait_s(who.token_id):
-            return _busy(scope, wait_s)
-        scope["trainmaster.who"], scope["trainmaster.session"] = who, session
-        return None
 
-    def _key(self, headers: Headers, path: str) -> tuple[str | None, Session | None]:
-        """The digest of the token that the request shows, itself or by its session."""
-        if path.startswith(API):
-            scheme, _, token = headers.get("authorization", "").partition(" ")
-            return (digest(token.strip()) if scheme.lower() == "bearer" and token.strip() else None), None
-        session = self.sessions.of(cookie_of(headers))
-        return (session.token_digest if session else None), session
+async def _refusal(scope: Scope) -> Response | None:
+    service, headers, path = service_at(scope), Headers(scope=scope), scope["path"]
+    if service.settings.loopback and _host(headers.get("host", "")) not in LOOPBACK:
+        return _no(scope, 421, "this server answers to localhost alone")
+    address = (scope.get("client") or ("", 0))[0]
+    if wait_s := service.addresses.wait_s(address):
+        return _busy(scope, wait_s)
+    if path == LOGIN or path.startswith(STATIC):
+        return None
+    key, session = _key(service, headers, path)
+    who = service.auth.remembered(key) if key else None
+    if who is None and key:
+        if wait_s := service.strangers.wait_s(address):
+            return _busy(scope, wait_s)
+        who = await run_in_threadpool(service.auth.look_up, key)
+    if who is None:
+        return _unknown(scope)
+    if wait_s := service.tokens.wait_s(who.token_id):
+        return _busy(scope, wait_s)
+    scope["trainmaster.who"], scope["trainmaster.session"] = who, session
+    return None
+
+
+def _key(service: Service, headers: Headers, path: str) -> tuple[str | None, Session | None]:
+    """The digest of the token that the request shows, itself or by its session."""
+    if path.startswith(API):
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return (digest(token.strip()) if scheme.lower() == "bearer" and token.strip() else None), None
+    session = service.sessions.of(cookie_of(headers))
+    return (session.token_digest if session else None), session
 
 
 def who_of(scope: Scope) -> Who:
@@ -125,7 +124,7 @@ def _host(header: str) -> str:
 def _unknown(scope: Scope) -> Response:
     if scope["path"].startswith(API):
         return JSONResponse({"error": "unauthorized"}, 401, {"www-authenticate": "Bearer"})
-    return RedirectResponse("/login", 303)
+    return RedirectResponse(LOGIN, 303)
 
 
 def _busy(scope: Scope, wait_s: float) -> Response:

@@ -163,7 +163,9 @@ class Token:
     user: str
     role: Role
     name: str
+    created_s: float
     expires_s: float | None
+    revoked_s: float | None
 
 
 @dataclass(frozen=True, slots=True)

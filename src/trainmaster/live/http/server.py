@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -51,6 +52,11 @@ def check_binding(host: str, tls: Tls | None, insecure: bool) -> None:
     for file in (tls.certificate, tls.key) if tls else ():
         if not os.access(file, os.R_OK):
             raise InputError(f"{file}: cannot be read: TLS needs a certificate and its key in PEM")
+    if tls:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(tls.certificate, tls.key)
+        except OSError as error:
+            raise InputError(f"{tls.certificate}: not a certificate with {tls.key} as its key, both in PEM: {error}") from None
 
 
 class Server:
@@ -95,6 +101,10 @@ class Server:
     def join(self) -> None:
         self._thread.join()
 
+    def close(self) -> None:
+        """Of a server that was never started."""
+        self._socket.close()
+
     def _serve(self) -> None:
         try:
             asyncio.run(self._stoppable())
@@ -106,7 +116,7 @@ class Server:
         while not serving.done():
             await asyncio.wait({serving}, timeout=0.1)
             if self._server.should_exit:
-                self._app.state.stopping.set()  # followers of logs would wait for ever
+                self._app.state.service.stopping.set()  # followers of logs would wait for ever
         await serving
 
 

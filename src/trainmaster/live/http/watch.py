@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from contextlib import suppress
 
 from starlette.concurrency import run_in_threadpool
 
 from trainmaster.errors import TrainmasterError
-from trainmaster.live.control import ControlPlane, JobFilter, JobRecord
+from trainmaster.live.control import ControlPlane, JobFilter
 
 TICK_S = 0.1
 
@@ -18,19 +19,23 @@ class Watch:
 
     def __init__(self, control: ControlPlane) -> None:
         self.control = control
-        self._waiting: defaultdict[int, set[asyncio.Future[JobRecord]]] = defaultdict(set)
+        self._waiting: defaultdict[int, set[asyncio.Future[None]]] = defaultdict(set)
         self._looking: asyncio.Task[None] | None = None
 
-    async def ended(self, job: int, timeout_s: float) -> JobRecord | None:
-        """The job when it has ended; None if it has not within the time."""
-        future: asyncio.Future[JobRecord] = asyncio.get_running_loop().create_future()
+    @property
+    def waited_for(self) -> int:
+        """Jobs."""
+        return len(self._waiting)
+
+    async def ended(self, job: int, timeout_s: float) -> None:
+        """Returns when the job has ended, or when the time is up."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[job].add(future)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
         try:
-            return await asyncio.wait_for(future, timeout_s)
-        except TimeoutError:
-            return None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(future, timeout_s)
         finally:
             self._waiting[job].discard(future)
             if not self._waiting[job]:
@@ -47,7 +52,7 @@ class Watch:
             for record in found:
                 for future in self._waiting.get(record.id, ()) if record.state.ended else ():
                     if not future.done():
-                        future.set_result(record)
+                        future.set_result(None)
             await asyncio.sleep(TICK_S)
 
     def _tell(self, error: TrainmasterError) -> None:

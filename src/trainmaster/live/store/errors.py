@@ -10,11 +10,12 @@ class StoreUnavailable(TrainmasterError):
 
 
 class CommitUnknown(StoreUnavailable):
-    """The connection broke while COMMIT was under way: `Store.committed(number)` says, once it is back, which way it went."""
+    """The connection broke while COMMIT was under way: `Store.committed(this)` says, once it is back, which way it went."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.number = number
+        self.committed: bool | None = None  # found out by the next transaction
 
 
 class LeaseLost(TrainmasterError):

@@ -25,7 +25,12 @@ FENCE = (
     .values(until_s=bindparam("until"), transactions=lease.c.transactions + 1)
     .returning(lease.c.transactions)
 )
-RENEW = update(lease).where(lease.c.id == 1, lease.c.epoch == bindparam("own")).values(until_s=bindparam("until"))
+RENEW = (
+    update(lease)
+    .where(lease.c.id == 1, lease.c.epoch == bindparam("own"))
+    .values(until_s=bindparam("until"))
+    .returning(lease.c.transactions)
+)
 LEAVE = update(lease).where(lease.c.id == 1, lease.c.epoch == bindparam("own")).values(owner=None, token=None, until_s=0.0)
 
 
@@ -40,9 +45,12 @@ class Lease:
             raise LeaseLost(self.lost(connection))
         return int(number)
 
-    def renew(self, connection: Connection, now_s: float) -> None:
-        if not connection.execute(RENEW, {"own": self.epoch, "until": now_s + self.lease_s}).rowcount:
+    def renew(self, connection: Connection, now_s: float) -> int:
+        """How many transactions were ever committed."""
+        transactions = connection.execute(RENEW, {"own": self.epoch, "until": now_s + self.lease_s}).scalar()
+        if transactions is None:
             raise LeaseLost(self.lost(connection))
+        return int(transactions)
 
     def leave(self, connection: Connection) -> None:
         """Free for the next, at once."""

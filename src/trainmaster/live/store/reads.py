@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, or_, select
+from sqlalchemy import ARRAY, Column, ColumnElement, Connection, Select, any_, bindparam, func, literal_column, or_, select, union_all
 
 from trainmaster.errors import NotFound
 from trainmaster.live.backends.base import NodeShare
 from trainmaster.live.control import AttemptRecord, EventRecord, JobFilter, JobRecord
 from trainmaster.live.states import State
 from trainmaster.live.store import tables
+from trainmaster.live.store.draft import draft_of
 from trainmaster.live.store.rows import (
     ActiveJobs,
     AttemptRow,
@@ -27,18 +28,21 @@ from trainmaster.live.store.rows import (
 )
 
 STATE = {state.value: state for state in State}
+ACTIVE = [state.value for state in State if not state.ended]
 jobs, attempts, events, decisions, tokens = tables.jobs, tables.attempts, tables.events, tables.decisions, tables.tokens
 
 RECORD_COLUMNS = [jobs.c[f.name] for f in fields(JobRecord) if f.name not in ("eta_s", "place")]
 ROW_COLUMNS = [jobs.c[f.name] for f in fields(JobRow)]
+ROW_NAMES = tuple(column.name for column in ROW_COLUMNS)
 ATTEMPT_COLUMNS = [attempts.c[f.name] for f in fields(AttemptRow)]
 EVENT_COLUMNS = [events.c[f.name] for f in fields(EventRecord)]
+JobDraft = draft_of(JobRecord, [column.name for column in RECORD_COLUMNS])
 TOKEN_COLUMNS = [tokens.c[f.name] for f in fields(TokenRow)]
 
 
 def active_jobs(connection: Connection) -> ActiveJobs:
     rows = connection.execute(select(*ROW_COLUMNS).where(tables.IS_ACTIVE).order_by(jobs.c.id))
-    active = tuple(job_row(row._mapping) for row in rows)
+    active = tuple(job_row(row) for row in rows.fetchall())
     wanted = select(jobs.c.spec).where(tables.IS_ACTIVE)
     bodies = {id: (body, env) for id, body, env in connection.execute(select(tables.specs).where(tables.specs.c.id.in_(wanted)))}
     digests = select(tables.specs.c.env).where(tables.specs.c.id.in_(wanted))
@@ -58,26 +62,36 @@ def job(connection: Connection, id: int) -> JobRecord:
 
 
 def some_jobs(connection: Connection, which: JobFilter) -> list[JobRecord]:
-    return [job_record(row) for row in connection.execute(listing(which))]
+    return [job_record(row) for row in connection.execute(listing(which, connection.dialect.name)).fetchall()]
 
 
-def listing(which: JobFilter) -> Select[Any]:
+def listing(which: JobFilter, dialect: str) -> Select[Any]:
     """By id, ascending."""
     query = select(*RECORD_COLUMNS).order_by(jobs.c.id)
-    for column, values in ((jobs.c.id, which.ids), (jobs.c.name, which.names), (jobs.c.user, which.users), (jobs.c.queue, which.queues)):
+    states = tuple(state.value for state in which.states)
+    wanted = {"id": which.ids, "name": which.names, "user": which.users, "queue": which.queues, "state": states}
+    for name, values in wanted.items():
         if values:
-            query = query.where(column.in_(values))
-    if which.states:
-        query = query.where(jobs.c.state.in_([state.value for state in which.states]))
-    elif not which.all:
+            query = query.where(one_of(jobs.c[name], values, dialect))
+    if not which.states and not which.all:
         query = query.where(tables.IS_ACTIVE)
-    if which.since_s is not None:
-        query = query.where(or_(jobs.c.finish_s >= which.since_s, tables.IS_ACTIVE))
+    if which.since_s is not None:  # two searches by index; as an OR, SQLite would go through all of history
+        ended, active = select(jobs.c.id).where(jobs.c.finish_s >= which.since_s), select(jobs.c.id).where(jobs.c.state.in_(ACTIVE))
+        query = query.where(jobs.c.id.in_(union_all(ended, active)))
     if which.until_s is not None:
         query = query.where(jobs.c.submit_s < which.until_s)
     if which.after_id is not None:
         query = query.where(jobs.c.id > which.after_id)
     return query if which.limit is None else query.limit(which.limit)
+
+
+def one_of(column: Column[Any], values: Sequence[Any], dialect: str) -> ColumnElement[bool]:
+    """`IN` with one parameter, however many values: 100,000 are more than a statement may have parameters."""
+    if len(values) == 1:  # read in the order of an index, so that a page of many is quick
+        return column == values[0]
+    if dialect == "sqlite":
+        return column.in_(select(literal_column("value")).select_from(func.json_each(json.dumps(values))))
+    return column == any_(bindparam(None, list(values), ARRAY(column.type)))
 
 
 def counts(connection: Connection) -> dict[State, int]:
@@ -164,23 +178,26 @@ def usage(connection: Connection, since_s: float | None) -> list[Usage]:
 # ------------------------------------------------------------------------------------------------- rows into records
 
 
-def job_record(row: Sequence[Any]) -> JobRecord:
-    values = dict(zip(RECORD_NAMES, row, strict=True))
-    return JobRecord(eta_s=None, place=None, **decoded(values))
+def job_record(row: Iterable[Any]) -> JobRecord:
+    draft = JobDraft(*row)
+    decode(draft)
+    draft.__class__ = JobRecord
+    return draft
 
 
-def job_row(values: Any) -> JobRow:
-    row = decoded(dict(values))
-    row["engine"] = json.loads(row["engine"])
-    return JobRow(**row)
+def job_row(values: Iterable[Any]) -> JobRow:
+    row = JobRow(**dict(zip(ROW_NAMES, values, strict=True)))
+    decode(row)
+    row.engine = json.loads(row.engine)  # type: ignore[arg-type]
+    return row
 
 
-def decoded(values: dict[str, Any]) -> dict[str, Any]:
-    values["state"] = STATE[values["state"]]
-    values["nodes"] = words(values["nodes"])
-    values["after"] = words(values["after"])
-    values["labels"] = {} if values["labels"] == "{}" else json.loads(values["labels"])
-    return values
+def decode(job: Any) -> None:
+    """Text of the columns that are more than text."""
+    job.state = STATE[job.state]
+    job.nodes = words(job.nodes)
+    job.after = words(job.after)
+    job.labels = {} if job.labels == "{}" else json.loads(job.labels)
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -198,6 +215,3 @@ def attempt_record(row: AttemptRow) -> AttemptRecord:
         claimed_s=row.claimed_s, start_s=row.start_s, end_s=row.end_s, exit_code=row.exit_code, reason=row.reason, step=row.step,
         saved_step=row.saved_step, lost_steps=row.lost_steps,
     )  # fmt: skip
-
-
-RECORD_NAMES = tuple(column.name for column in RECORD_COLUMNS)

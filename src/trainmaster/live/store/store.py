@@ -14,22 +14,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from sqlalchemy import Connection, inspect, select
+from sqlalchemy import Connection, RootTransaction, inspect
+from sqlalchemy.exc import DBAPIError
 
+from trainmaster.errors import InvariantBroken
 from trainmaster.live.control import AttemptRecord, EventRecord, JobFilter, JobRecord
 from trainmaster.live.states import State
 from trainmaster.live.store import lease, migrate, reads, tables
-from trainmaster.live.store.database import Database
+from trainmaster.live.store.database import Database, first_line
 from trainmaster.live.store.errors import CommitUnknown, StoreUnavailable
 from trainmaster.live.store.lease import Lease
 from trainmaster.live.store.rows import ActiveJobs, DecisionRow, NodeMark, PolicyMemory, TokenRow, Usage
-from trainmaster.live.store.transaction import Counters, Transaction, read_counters
+from trainmaster.live.store.transaction import Known, Transaction
 
 
 class Store:
-    def __init__(self, database: Database, held: Lease, counters: Counters, now: Callable[[], float]) -> None:
-        self._database, self._lease, self._counters, self._now = database, held, counters, now
+    def __init__(self, database: Database, held: Lease, known: Known, now: Callable[[], float]) -> None:
+        self._database, self._lease, self._known, self._now = database, held, known, now
         self._writing = threading.Lock()
+        self._writing_thread: int | None = None
+        self._unknown: CommitUnknown | None = None
 
     @classmethod
     def open(
@@ -49,12 +53,12 @@ class Store:
                     lease.refuse_if_held(connection, database.where, now())
                 migrate.upgrade(connection, database.where)
                 held = lease.take(connection, owner, lease_s, now())
-                counters = read_counters(connection)
+                known = Known(connection)
         except BaseException:
             database.close()
             raise
         lease.HELD.add(held.token)
-        return cls(database, held, counters, now)
+        return cls(database, held, known, now)
 
     @property
     def where(self) -> str:
@@ -72,35 +76,61 @@ class Store:
     def begin(self) -> Iterator[Transaction]:
         """One write transaction: committed at the end of the block, rolled back if it raises. Any thread, one at a time.
 
-        StoreUnavailable = nothing of it was written; CommitUnknown = ask `committed(number)` first; LeaseLost = stop.
+        StoreUnavailable = nothing of it was written; CommitUnknown = ask `committed` before trying again; LeaseLost = stop.
         """
-        with self._writing, self._database.outside(), self._database.writer.connect() as connection, connection.begin() as scope:
+        with self._writer() as (connection, scope):
             now_s = self._now()
-            tx = Transaction(connection, self._lease.fence(connection, now_s), self._counters, now_s)
+            number = self._lease.fence(connection, now_s)
+            self._settle(number - 1)
+            tx = Transaction(connection, number, self._known, now_s)
             yield tx
-            tx.finish()
+            tx.check()
             try:
-                with self._database.outside():
-                    scope.commit()
-            except StoreUnavailable as error:
-                raise CommitUnknown(f"{error} (it broke at COMMIT, number {tx.number})", tx.number) from error
+                scope.commit()
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                self._unknown = CommitUnknown(f"{self.where}: the connection broke at COMMIT ({first_line(error)})", number)
+                raise self._unknown from error
+            self._known.committed(tx.environments)
 
-    def committed(self, number: int) -> bool:
-        """Whether the transaction of this number was committed; only while this store has begun no other since."""
-        with self._writing, self._database.outside(), self._database.writer.begin() as connection:
-            self._lease.renew(connection, self._now())
-            return bool(connection.execute(select(tables.lease.c.transactions)).scalar_one() >= number)
+    def committed(self, unknown: CommitUnknown) -> bool:
+        """Whether that transaction was committed after all."""
+        if unknown.committed is None:
+            self.renew()
+        assert unknown.committed is not None
+        return unknown.committed
 
     def renew(self) -> None:
         """Hold the lease for another term; so does every transaction."""
-        with self._writing, self._database.outside(), self._database.writer.begin() as connection:
-            self._lease.renew(connection, self._now())
+        with self._writer() as (connection, scope):
+            self._settle(self._lease.renew(connection, self._now()))
+            scope.commit()
+
+    def _settle(self, transactions: int) -> None:
+        """A commit of unknown outcome is among the committed ones, or its number is still free."""
+        if self._unknown is not None:
+            self._unknown.committed = transactions >= self._unknown.number
+            self._unknown = None
+
+    @contextmanager
+    def _writer(self) -> Iterator[tuple[Connection, RootTransaction]]:
+        if self._writing_thread == threading.get_ident():
+            raise InvariantBroken("a transaction was begun inside another of the same thread")
+        with self._writing, self._database.outside():
+            self._writing_thread = threading.get_ident()
+            try:
+                with self._database.writer.connect() as connection, connection.begin() as scope:
+                    yield connection, scope
+            finally:
+                self._writing_thread = None
 
     def close(self) -> None:
         """Give the lease back, if the database can be reached, and drop all connections."""
         try:
-            with self._writing, self._database.outside(), self._database.writer.begin() as connection:
+            with self._writer() as (connection, scope):
                 self._lease.leave(connection)
+                scope.commit()
         except StoreUnavailable:
             pass  # it runs out by itself
         finally:

@@ -1,6 +1,6 @@
 """The tables of the store, as they are now; `migrations/` leads there from any earlier version (a test compares the two).
 
-    lease, counters          one row each: who may write, and the next ids
+    lease                    one row: who may write
     jobs, specs, environments, attempts
     events                   append-only: triggers refuse UPDATE and DELETE
     decisions, policy_memory what was decided, and the memory that goes with the last decision
@@ -32,13 +32,6 @@ lease = Table(
     Column("epoch", Whole, nullable=False),  # fences: ascends with every holder
     Column("until_s", Real, nullable=False),
     Column("transactions", Whole, nullable=False),  # committed ones, ever
-)
-
-counters = Table(
-    "counters",
-    metadata,
-    Column("id", Integer, CheckConstraint("id = 1", name="one_row"), primary_key=True, autoincrement=False),
-    *(Column(name, Whole, nullable=False) for name in ("job", "spec", "event", "token")),  # last id given
 )
 
 environments = Table(

@@ -10,15 +10,17 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, Executable, Table, and_, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Executable, Table, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import CursorResult
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import StatementError
 
-from trainmaster.errors import InvariantBroken
+from trainmaster.errors import InvariantBroken, TrainmasterError
 from trainmaster.live.store import tables
 from trainmaster.live.store.rows import AttemptRow, NewEvent, NewJob
 
+NUMBERED = (tables.jobs, tables.specs, tables.events, tables.tokens)
+MAX_ENVIRONMENTS = 10_000
 JOB_COLUMNS = tuple(f.name for f in fields(NewJob))
 EVENT_COLUMNS = tuple(f.name for f in fields(NewEvent))
 ATTEMPT_COLUMNS = tuple(f.name for f in fields(AttemptRow) if f.name != "shares")
@@ -26,26 +28,32 @@ ATTEMPT_COLUMNS = tuple(f.name for f in fields(AttemptRow) if f.name != "shares"
 job_values, event_values, attempt_values = attrgetter(*JOB_COLUMNS), attrgetter(*EVENT_COLUMNS), attrgetter(*ATTEMPT_COLUMNS)
 
 
-class Counters:
-    """The last ids given. Held in memory: the epoch keeps every other writer away, and an id of a transaction that was rolled back
-    is not given again."""
+class Known:
+    """What the writer need not ask the database: the last ids given (rows are never deleted, and the epoch keeps every other writer
+    away; an id of a transaction that was rolled back is not given again), and environments that are stored already."""
 
-    def __init__(self, job: int, spec: int, event: int, token: int) -> None:
-        self.job, self.spec, self.event, self.token = job, spec, event, token
+    def __init__(self, connection: Connection) -> None:
+        self.last = {table: connection.execute(select(func.coalesce(func.max(table.c.id), 0))).scalar_one() for table in NUMBERED}
+        self.environments: set[str] = set()
 
-    def take(self, name: str, count: int) -> range:
-        last: int = getattr(self, name)
-        setattr(self, name, last + count)
+    def take(self, table: Table, count: int) -> range:
+        last: int = self.last[table]
+        self.last[table] = last + count
         return range(last + 1, last + count + 1)
+
+    def committed(self, environments: Iterable[str]) -> None:
+        if len(self.environments) > MAX_ENVIRONMENTS:
+            self.environments.clear()
+        self.environments.update(environments)
 
 
 class Transaction:
     """Made by `Store.begin`. After a statement has failed, every other is refused: the database may have rolled back already."""
 
-    def __init__(self, connection: Connection, number: int, counters: Counters, now_s: float) -> None:
+    def __init__(self, connection: Connection, number: int, known: Known, now_s: float) -> None:
         self.number = number
-        self._connection, self._counters, self._now_s = connection, counters, now_s
-        self._counted = False
+        self.environments: dict[str, str] = {}  # digest -> JSON of those added here
+        self._connection, self._known, self._now_s = connection, known, now_s
         self._failed: BaseException | None = None
 
     # ---------------------------------------------------------------------------------------------------------- jobs
@@ -53,11 +61,11 @@ class Transaction:
     @property
     def next_job(self) -> int:
         """The id that the next added job will get."""
-        return self._counters.job + 1
+        return self._known.last[tables.jobs] + 1
 
     def add_specs(self, specs: Iterable[str]) -> list[int]:
         """JSON objects, as `JobSpec.model_dump_json` writes them -> spec ids. Equal environments are stored once."""
-        rows, environments = [], {}
+        rows, missing = [], []
         for text in specs:
             spec = json.loads(text)
             env = spec.pop("env", None)
@@ -65,16 +73,18 @@ class Transaction:
             if env is not None:
                 body = compact(env)
                 digest = hashlib.sha256(body.encode()).hexdigest()
-                environments[digest] = body
+                if digest not in self._known.environments and digest not in self.environments:
+                    self.environments[digest] = body
+                    missing.append({"digest": digest, "body": body})
             rows.append({"body": compact(spec), "env": digest})
-        self._insert_missing(tables.environments, [{"digest": digest, "body": body} for digest, body in environments.items()])
-        ids = self._take("spec", len(rows))
+        self._insert_missing(tables.environments, missing)
+        ids = self._known.take(tables.specs, len(rows))
         self._insert(tables.specs, [{"id": id, **row} for id, row in zip(ids, rows, strict=True)])
         return list(ids)
 
     def add_jobs(self, rows: Sequence[NewJob]) -> list[int]:
         """Their ids: contiguous, in the order of rows."""
-        ids = self._take("job", len(rows))
+        ids = self._known.take(tables.jobs, len(rows))
         self._insert(
             tables.jobs,
             [{"id": id, **dict(zip(JOB_COLUMNS, job_values(row), strict=True))} for id, row in zip(ids, rows, strict=True)],
@@ -104,7 +114,7 @@ class Transaction:
 
     def add_events(self, rows: Sequence[NewEvent]) -> list[int]:
         """Append to the events table; their ids."""
-        ids = self._take("event", len(rows))
+        ids = self._known.take(tables.events, len(rows))
         self._insert(
             tables.events,
             [{"id": id, **dict(zip(EVENT_COLUMNS, event_values(row), strict=True))} for id, row in zip(ids, rows, strict=True)],
@@ -141,7 +151,7 @@ class Transaction:
         self._upsert(tables.meta, ("key",), {"key": key, "value": value})
 
     def add_token(self, hash: str, user: str, role: str, name: str, expires_s: float | None) -> int:
-        (id,) = self._take("token", 1)
+        (id,) = self._known.take(tables.tokens, 1)
         self._insert(
             tables.tokens,
             [{"id": id, "hash": hash, "user": user, "role": role, "name": name, "created_s": self._now_s, "expires_s": expires_s}],
@@ -154,26 +164,19 @@ class Transaction:
 
     # ---------------------------------------------------------------------------------------------------------- statements
 
-    def finish(self) -> None:
-        """Last statement before COMMIT."""
+    def check(self) -> None:
+        """Before COMMIT: raise what a statement has raised, even if its caller went on."""
         if self._failed is not None:
             raise self._failed
-        if self._counted:
-            c = self._counters
-            self._execute(COUNT, {"j": c.job, "s": c.spec, "e": c.event, "t": c.token})
 
     def _execute(self, statement: Executable, values: Any) -> CursorResult[Any]:
         if self._failed is not None:
             raise self._failed
         try:
             return self._connection.execute(statement, values)
-        except DBAPIError as error:
-            self._failed = error
-            raise
-
-    def _take(self, name: str, count: int) -> range:
-        self._counted = True
-        return self._counters.take(name, count)
+        except StatementError as error:
+            self._failed = error.orig if isinstance(error.orig, TrainmasterError) else error  # a column refused the value
+            raise self._failed from None
 
     def _insert(self, table: Table, rows: list[dict[str, Any]]) -> None:
         if rows:
@@ -210,7 +213,6 @@ class Transaction:
 
 
 INSERTS = {table: insert(table) for table in tables.metadata.sorted_tables}
-COUNT = update(tables.counters).values(job=bindparam("j"), spec=bindparam("s"), event=bindparam("e"), token=bindparam("t"))
 FORGET_DECISIONS = delete(tables.decisions).where(tables.decisions.c.id <= bindparam("oldest"))
 FORGET_KEYS = delete(tables.request_keys).where(tables.request_keys.c.at_s < bindparam("before"))
 REVOKE = (
@@ -218,11 +220,6 @@ REVOKE = (
     .where(tables.tokens.c.id == bindparam("token"), tables.tokens.c.revoked_s.is_(None))
     .values(revoked_s=bindparam("at"))
 )
-
-
-def read_counters(connection: Connection) -> Counters:
-    row = connection.execute(select(tables.counters)).one()
-    return Counters(row.job, row.spec, row.event, row.token)
 
 
 def compact(value: Any) -> str:

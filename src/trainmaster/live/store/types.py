@@ -11,7 +11,7 @@ import json
 import math
 from typing import Any
 
-from sqlalchemy import BigInteger, Dialect, Double, Text
+from sqlalchemy import BigInteger, Dialect, Double, Integer, Text
 from sqlalchemy.types import TypeDecorator
 
 from trainmaster.errors import InputError
@@ -39,7 +39,7 @@ class Words(TypeDecorator[str]):
 class Whole(TypeDecorator[int]):
     """An integer of 64 bits; what does not fit becomes the nearest that does."""
 
-    impl = BigInteger
+    impl = BigInteger().with_variant(Integer(), "sqlite")  # there INTEGER is 64 bits, and as a primary key the row's own number
     cache_ok = True
 
     def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:

@@ -4,13 +4,22 @@
 
 `rate` is work units a second; it holds until the job has done `until_work` units in all (an epoch ends) or an allocation
 it depends on changes. Reaching `until_work` is an internal event that calls no policy.
+
+A model may say more; what it leaves out has the default of `Traits`:
+
+    by_neighbours = True                      rates depend on who shares the GPUs: `rate` is asked again of all who share one when
+                                              that changes; True too where `rates_by_type` gives the rates alone
+    beside(row, other, type) -> rate          with it: the rate at the requested gang with another's on the same GPUs; 0 = cannot
+    rate_cards = True                         `Allocation.config` names an entry of the job's rate card
+    restart_s(jobs) -> seconds by row         its own cost of a start, for `--restart-cost`; NaN = as the flag says
+    change_s(row, before, after) -> seconds   its own cost of a resize, a migration or another configuration
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +34,10 @@ class Allocation:
 
     nodes: tuple[int, ...]
     gpus: tuple[float, ...]
-    type: str  # accelerator type, "" if untyped
+    type: str  # accelerator type, "" if untyped; of the first node where they differ
     config: int = -1  # entry of the job's rate card (batch size, parallel plan); -1 = the job's own
+    share: float = 1.0  # of each of these GPUs; below 1 where a decision packs several jobs on them
+    types: tuple[str, ...] = ()  # of each node, where they differ
 
     @property
     def total_gpus(self) -> float:
@@ -35,11 +46,32 @@ class Allocation:
 
 class PerformanceModel(Protocol):
     def rates_by_type(self, jobs: JobTable, types: Sequence[str]) -> NDArray[np.float64] | None:
-        """(jobs, types) rates at the requested gang, where they depend on nothing else and never change by themselves;
-        None if they depend on more. 0 = cannot run on that type."""
+        """(jobs, types) rates at the requested gang, unshared, on one type, where they depend on nothing else and never change
+        by themselves; None if they depend on more. 0 = cannot run on that type. For any other allocation `rate` is asked."""
 
     def rate(self, row: int, allocation: Allocation, done: float, neighbours: Sequence[int]) -> tuple[float, float]:
         """(rate, until_work) of one job that has done `done` units of work; `neighbours` are rows sharing its GPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a model says beyond its rates."""
+
+    by_neighbours: bool
+    beside: Callable[[int, int, str], float] | None
+    rate_cards: bool
+    restart_s: Callable[[JobTable], NDArray[np.float64]] | None
+    change_s: Callable[[int, Allocation, Allocation], float] | None
+
+    @classmethod
+    def of(cls, model: Any) -> Traits:
+        return cls(
+            by_neighbours=getattr(model, "by_neighbours", False),
+            beside=getattr(model, "beside", None),
+            rate_cards=getattr(model, "rate_cards", False),
+            restart_s=getattr(model, "restart_s", None),
+            change_s=getattr(model, "change_s", None),
+        )
 
 
 class Profiles(Protocol):

@@ -8,8 +8,10 @@ the matrix T; the file is the artifact's `simulation_throughputs.json`.
 Scale is the gang, and the figure is the whole gang's. The keys are Python tuples in print; a pattern reads them, nothing
 is evaluated. 0 means measured and does not fit. A job type that one accelerator lacks cannot run there; one that no
 accelerator of the cluster has is refused.
-Not here: the pairs (co-location), and `<accelerator>_unconsolidated`, which the artifact's simulator does not read either:
-speed depends on the accelerator and the gang, never on the nodes.
+A pair is two gangs of one scale on the same GPUs. Whether one was measured as mine or as theirs makes no difference; where a file
+has both, mine counts. Three on one GPU, or gangs of two scales, were never measured: `beside` says 0, and `rate` refuses.
+Not here: `<accelerator>_unconsolidated`, which the artifact's simulator does not read either: speed depends on the
+accelerator and the gang, never on the nodes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +37,9 @@ JOB_KEY = re.compile(r"""\((?P<quote>['"])(?P<job_type>[^'"\\\x00-\x1f]{1,200})(
 ALONE = "null"
 MAX_STEPS_PER_S = 1e12
 
-Rates = Mapping[str, Mapping[tuple[str, int], float]]  # accelerator -> (job type, scale) -> steps/s
+Gang = tuple[str, int]  # job type, scale
+Rates = Mapping[str, Mapping[Gang, float]]  # accelerator -> gang -> steps/s
+Pairs = Mapping[str, Mapping[tuple[Gang, Gang], float]]  # accelerator -> (gang, the one beside it) -> steps/s of the first
 
 
 def looks_like_gavel(data: Any) -> bool:
@@ -48,8 +52,11 @@ def looks_like_gavel(data: Any) -> bool:
 @dataclass(frozen=True, slots=True)
 class GavelModel:
     rates: Rates
+    pairs: Pairs
     job_ids: NDArray[np.object_]
-    job_types: list[str]  # by row
+    gangs: list[Gang]  # by row, as asked for
+
+    by_neighbours: ClassVar[bool] = True
 
     def rates_by_type(self, jobs: JobTable, types: Sequence[str]) -> Floats:
         rows = np.stack([jobs.model.codes.astype(np.int64), jobs.gpu_milli])
@@ -59,23 +66,34 @@ class GavelModel:
         return np.asarray(by_kind, np.float64).reshape(len(names), len(types))[kind_of.reshape(-1)]
 
     def rate(self, row: int, allocation: Allocation, done: float, neighbours: Sequence[int]) -> tuple[float, float]:
+        gang, held = (self.gangs[row][0], int(allocation.total_gpus)), f"{allocation.total_gpus:g} GPUs of type {quoted(allocation.type)}"
         try:
-            return self.rates[allocation.type][self.job_types[row], int(allocation.total_gpus)], math.inf
+            if allocation.types or len(neighbours) > 1:
+                raise KeyError
+            if neighbours:
+                return self.pairs[allocation.type][gang, self.gangs[neighbours[0]]], math.inf
+            return self.rates[allocation.type][gang], math.inf
         except KeyError:
-            held = f"{allocation.total_gpus:g} GPUs of type {quoted(allocation.type)}"
-            raise InputError(f"job {self.job_ids[row]}: {quoted(self.job_types[row])} was not measured on {held}") from None
+            beside = f" beside {', '.join(quoted(self.gangs[other][0]) for other in neighbours)}" if neighbours else ""
+            raise InputError(f"job {self.job_ids[row]}: {quoted(gang[0])} was not measured on {held}{beside}") from None
+
+    def beside(self, row: int, other: int, accelerator: str) -> float:
+        """Steps a second of a job whose GPUs another shares, both on the gang they ask for; 0 if that does not fit or was not measured."""
+        return self.pairs.get(accelerator, {}).get((self.gangs[row], self.gangs[other]), 0.0)
 
 
 @dataclass(slots=True)
 class Gavel:
     path: Path
     rates: Rates
+    pairs: Pairs
     name: str = "gavel"
 
     @classmethod
     def of(cls, path: Path, data: Any) -> Gavel:
         """From the file's JSON; `path` is for messages."""
-        return cls(path, {accelerator: _steps_per_s(path, accelerator, table) for accelerator, table in data.items()})
+        read = {accelerator: _steps_per_s(path, accelerator, table) for accelerator, table in data.items()}
+        return cls(path, {name: alone for name, (alone, _) in read.items()}, {name: pairs for name, (_, pairs) in read.items()})
 
     def bind(self, jobs: JobTable, cluster: Cluster) -> tuple[JobTable, GavelModel]:
         if not jobs.work_in_steps.all() or np.isnan(jobs.work).any():
@@ -86,7 +104,8 @@ class Gavel:
         kinds = np.stack([jobs.model.codes.astype(np.int64), jobs.gpu_milli, jobs.accept_set.astype(np.int64)])
         for row in np.unique(kinds, axis=1, return_index=True)[1]:
             self._check_job(jobs, int(row), cluster.types)
-        return jobs, GavelModel(self.rates, jobs.id, jobs.model.text().tolist())
+        gangs = list(zip(jobs.model.text().tolist(), (jobs.gpu_milli // GPU_MILLI).tolist(), strict=True))
+        return jobs, GavelModel(self.rates, self.pairs, jobs.id, gangs)
 
     def _check_type(self, accelerator: str) -> None:
         if accelerator == UNTYPED:
@@ -113,16 +132,36 @@ class Gavel:
             raise InputError(f"job {job}: {self.path} has {quoted(job_type)} on {measured} GPUs, not on {milli // GPU_MILLI}")
 
 
-def _steps_per_s(path: Path, accelerator: str, table: Any) -> dict[tuple[str, int], float]:
+def _steps_per_s(path: Path, accelerator: str, table: Any) -> tuple[dict[Gang, float], dict[tuple[Gang, Gang], float]]:
+    """Of each gang alone, and beside another."""
     if not isinstance(table, dict):
         raise InputError(f"{path}: {quoted(accelerator)}: not a table of job types")
-    rates: dict[tuple[str, int], float] = {}
+    alone: dict[Gang, float] = {}
+    mine: dict[tuple[Gang, Gang], float] = {}
+    theirs: dict[tuple[Gang, Gang], float] = {}
     for key, measured in table.items():
-        match = JOB_KEY.fullmatch(key)
-        if match is None:
-            raise InputError(f"{path}: {quoted(accelerator)}: {quoted(key)} is not of the form ('<job type>', <scale>)")
+        where = f"{path}: {quoted(accelerator)}: {quoted(key)}"
+        gang = _gang(key, where)
         rate = measured.get(ALONE) if isinstance(measured, dict) else None
-        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate <= MAX_STEPS_PER_S:
-            raise InputError(f'{path}: {quoted(accelerator)}: {quoted(key)}: "{ALONE}" must be steps a second, a number from 0')
-        rates[match["job_type"], int(match["scale"])] = float(rate)
-    return rates
+        if not _is_rate(rate):
+            raise InputError(f'{where}: "{ALONE}" must be steps a second, a number from 0')
+        alone[gang] = float(rate)
+        for other, rates in measured.items():
+            if other == ALONE:
+                continue
+            if not isinstance(rates, list) or len(rates) != 2 or not all(map(_is_rate, rates)):
+                raise InputError(f"{where}: {quoted(other)} must be two numbers from 0, steps a second of the one and of the other")
+            beside = _gang(other, where)
+            mine[gang, beside], theirs[beside, gang] = map(float, rates)
+    return alone, theirs | mine
+
+
+def _gang(key: str, where: str) -> Gang:
+    match = JOB_KEY.fullmatch(key)
+    if match is None:
+        raise InputError(f"{where}: {quoted(key)} is not of the form ('<job type>', <scale>)")
+    return match["job_type"], int(match["scale"])
+
+
+def _is_rate(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_STEPS_PER_S

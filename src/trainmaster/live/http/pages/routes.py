@@ -23,6 +23,7 @@ from trainmaster.live.http.routes.cluster import NodeName
 from trainmaster.live.http.routes.jobs import JobId, verbs_of
 from trainmaster.live.http.routes.logs import AttemptNumber, Rank, log_answer
 from trainmaster.live.http.schemas import LARGEST_ID, Verb
+from trainmaster.live.http.service import service_of
 from trainmaster.live.http.sessions import COOKIE, SESSION_S
 from trainmaster.live.spec import Word
 from trainmaster.live.states import ENDED, State
@@ -62,7 +63,7 @@ def overview(
         nodes=[(node, _cells(node)) for node in nodes[:MAX_NODES]], nodes_left_out=max(0, len(nodes) - MAX_NODES),
         active=[] if after else caller.jobs(replace(which, states=ACTIVE, limit=MAX_ACTIVE)), waiting=waiting[:ROWS], after=after,
         next=_link(chosen, waiting[ROWS - 1].id) if len(waiting) > ROWS else None, first=_link(chosen), chosen=chosen,
-        recent=_recent(caller, which, request.app.state.auth.now()),
+        recent=_recent(caller, which, service_of(request).auth.now()),
     )  # fmt: skip
 
 
@@ -111,25 +112,25 @@ async def asset(name: str) -> Response:
 
 @router.get("/login")
 async def login_page(request: Request, code: Annotated[str, Query(max_length=200)] = "") -> Response:
-    state = request.app.state
+    service = service_of(request)
     if not code:
         return page("login.html", refused=False)
-    key = state.sessions.redeem(code)
+    key = service.sessions.redeem(code)
     return _logged_in(request, key) if key else page("login.html", 401, refused=True)
 
 
 @router.post("/login")
 async def login(request: Request) -> Response:
-    form, auth = await _form(request), request.app.state.auth
+    form, auth = await _form(request), service_of(request).auth
     who = await run_in_threadpool(auth.who, form.get("token", "").strip())
     return _logged_in(request, who.digest) if who else page("login.html", 401, refused=True)
 
 
 def _logged_in(request: Request, key: str) -> Response:
-    state = request.app.state
+    service = service_of(request)
     answer = RedirectResponse("/", 303)
     answer.set_cookie(
-        COOKIE, state.sessions.begin(key), max_age=int(SESSION_S), httponly=True, samesite="strict", secure=state.settings.secure
+        COOKIE, service.sessions.begin(key), max_age=int(SESSION_S), httponly=True, samesite="strict", secure=service.settings.secure
     )
     return answer
 
@@ -137,7 +138,7 @@ def _logged_in(request: Request, key: str) -> Response:
 @router.post("/logout")
 async def logout(request: Request, caller: Caller) -> Response:
     await _checked_form(request)
-    request.app.state.sessions.end(cookie_of(request.headers))
+    service_of(request).sessions.end(cookie_of(request.headers))
     answer = RedirectResponse("/login", 303)
     answer.delete_cookie(COOKIE)
     return answer
@@ -195,8 +196,8 @@ class Operation:
 
 
 def _common(request: Request, caller: Access) -> dict[str, Any]:
-    state = request.app.state
-    return {"who": caller.who, "csrf": session_of(request.scope).csrf, "now_s": state.auth.now(), "url": str(request.url.path)}
+    service = service_of(request)
+    return {"who": caller.who, "csrf": session_of(request.scope).csrf, "now_s": service.auth.now(), "url": str(request.url.path)}
 
 
 def _cells(node: NodeRecord) -> list[str]:

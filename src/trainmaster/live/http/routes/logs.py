@@ -13,21 +13,22 @@ from starlette.responses import Response, StreamingResponse
 
 from trainmaster.errors import TrainmasterError
 from trainmaster.live.http.access import Access, Caller
-from trainmaster.live.http.answers import answer
 from trainmaster.live.http.logs import follow, log_file, once, open_log, sizes, tail_offset
 from trainmaster.live.http.routes.jobs import JobId
 from trainmaster.live.http.schemas import LARGEST_ID, LogFiles
+from trainmaster.live.http.service import service_of
+from trainmaster.live.http.strict_json import StrictRoute
 
-router = APIRouter(tags=["logs"])
+router = APIRouter(tags=["logs"], route_class=StrictRoute)
 
 Rank = Annotated[str, Query(max_length=32, pattern=r"^[A-Za-z0-9_.-]+$", description='"0", "1", ..., "system"')]
 AttemptNumber = Annotated[int | None, Query(ge=1, le=1_000_000, description="the newest, unless given")]
 
 
-@router.get("/jobs/{id}/log-files", response_model=LogFiles)
-def log_files(id: JobId, caller: Caller, attempt: AttemptNumber = None) -> Response:
+@router.get("/jobs/{id}/log-files")
+def log_files(id: JobId, caller: Caller, attempt: AttemptNumber = None) -> LogFiles:
     record = caller.job(id)
-    return answer(LogFiles, LogFiles(attempt or record.attempts, sizes(caller.control.log_files(id, attempt))))
+    return LogFiles(attempt or record.attempts, sizes(caller.control.log_files(id, attempt)))
 
 
 @router.get("/jobs/{id}/logs", response_class=StreamingResponse, responses={200: {"content": {"text/plain": {}}}})
@@ -54,7 +55,7 @@ async def log_answer(
             files = await run_in_threadpool(control.log_files, job, attempt)
             if files:
                 await run_in_threadpool(log_file, control, job, attempt, rank)
-        chunks = _counted(request, follow(control, job, attempt, rank, begin, request.app.state.stopping))
+        chunks = _counted(request, follow(control, job, attempt, rank, begin, service_of(request).stopping))
     else:
         file = open_log(await run_in_threadpool(log_file, control, job, attempt, rank))
         chunks = once(file, begin(file))
@@ -66,17 +67,17 @@ def _begin(offset: int, tail: int | None, file: FileIO) -> int:
 
 
 def _counted(request: Request, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """At most so many streams at a time; refused before the first byte."""
-    state = request.app.state
-    if state.streams >= state.settings.max_streams:
-        raise TrainmasterError(f"{state.streams} logs are being followed; try again when one has ended")
-    state.streams += 1
+    """At most so many streams at a time; refused before the first byte. A stream whose client left before that never counts."""
+    service = service_of(request)
+    if service.streams >= service.settings.max_streams:
+        raise TrainmasterError(f"{service.streams} logs are being followed; try again when one has ended")
 
     async def counted() -> AsyncIterator[bytes]:
+        service.streams += 1
         try:
             async for chunk in chunks:
                 yield chunk
         finally:
-            state.streams -= 1
+            service.streams -= 1
 
     return counted()

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
 
 from trainmaster.errors import TrainmasterError
 from trainmaster.live.http.access import Caller
-from trainmaster.live.http.answers import answer
 from trainmaster.live.http.schemas import WhatIf, WhatIfAnswer
+from trainmaster.live.http.service import service_of
+from trainmaster.live.http.strict_json import StrictRoute
 
-router = APIRouter(tags=["whatif"])
+router = APIRouter(tags=["whatif"], route_class=StrictRoute)
 
 
-@router.post("/whatif", response_model=WhatIfAnswer)
-async def whatif(what: WhatIf, request: Request, caller: Caller) -> Response:
+@router.post("/whatif")
+async def whatif(what: WhatIf, request: Request, caller: Caller) -> WhatIfAnswer:
     """A column a scenario. It changes nothing, so that everybody may; a few at a time."""
     for column in what.scenarios:
         if column.job is not None:
             await run_in_threadpool(caller.job, column.job)
-    state = request.app.state
-    if state.whatifs >= state.settings.max_whatifs:
-        raise TrainmasterError(f"{state.whatifs} what-ifs are being simulated; try again in a moment")
-    state.whatifs += 1
+    service = service_of(request)
+    if service.whatifs >= service.settings.max_whatifs:
+        raise TrainmasterError(f"{service.whatifs} what-ifs are being simulated; try again in a moment")
+    service.whatifs += 1
     try:
         told = await run_in_threadpool(caller.control.whatif, [column.scenario() for column in what.scenarios])
     finally:
-        state.whatifs -= 1
-    return answer(WhatIfAnswer, WhatIfAnswer(**told))
+        service.whatifs -= 1
+    return WhatIfAnswer(**told)

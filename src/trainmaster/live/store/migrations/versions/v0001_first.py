@@ -6,23 +6,15 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+WHOLE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 APPEND_ONLY = "events are append-only"
 
 
 def upgrade() -> None:
     active, live = sa.text("state NOT IN ('CANCELLED', 'FAILED', 'SUCCEEDED', 'TIMEOUT')"), sa.text("end_s IS NULL")
     op.create_table(
-        "counters",
-        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("job", sa.BigInteger(), nullable=False),
-        sa.Column("spec", sa.BigInteger(), nullable=False),
-        sa.Column("event", sa.BigInteger(), nullable=False),
-        sa.Column("token", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_counters"),
-    )
-    op.create_table(
         "decisions",
-        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("id", WHOLE, autoincrement=False, nullable=False),
         sa.Column("at_s", sa.Double(), nullable=False),
         sa.Column("policy", sa.Text(), nullable=False),
         sa.Column("took_ms", sa.Double(), nullable=False),
@@ -38,10 +30,10 @@ def upgrade() -> None:
     )
     op.create_table(
         "events",
-        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("id", WHOLE, autoincrement=False, nullable=False),
         sa.Column("at_s", sa.Double(), nullable=False),
-        sa.Column("job", sa.BigInteger(), nullable=True),
-        sa.Column("attempt", sa.BigInteger(), nullable=True),
+        sa.Column("job", WHOLE, nullable=True),
+        sa.Column("attempt", WHOLE, nullable=True),
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
@@ -55,9 +47,9 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("owner", sa.Text(), nullable=True),
         sa.Column("token", sa.Text(), nullable=True),
-        sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.Column("epoch", WHOLE, nullable=False),
         sa.Column("until_s", sa.Double(), nullable=False),
-        sa.Column("transactions", sa.BigInteger(), nullable=False),
+        sa.Column("transactions", WHOLE, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_lease"),
     )
     op.create_table(
@@ -78,9 +70,9 @@ def upgrade() -> None:
     op.create_table(
         "policy_memory",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("decision", sa.BigInteger(), nullable=False),
+        sa.Column("decision", WHOLE, nullable=False),
         sa.Column("policy", sa.Text(), nullable=False),
-        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("version", WHOLE, nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_policy_memory"),
     )
@@ -95,7 +87,7 @@ def upgrade() -> None:
     op.create_index("ix_request_keys_at_s", "request_keys", ["at_s"])
     op.create_table(
         "tokens",
-        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("id", WHOLE, autoincrement=False, nullable=False),
         sa.Column("hash", sa.Text(), nullable=False),
         sa.Column("user", sa.Text(), nullable=False),
         sa.Column("role", sa.Text(), nullable=False),
@@ -108,7 +100,7 @@ def upgrade() -> None:
     op.create_index("ix_tokens_hash", "tokens", ["hash"], unique=True)
     op.create_table(
         "specs",
-        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("id", WHOLE, autoincrement=False, nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.Column("env", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_specs"),
@@ -116,8 +108,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "jobs",
-        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("spec", sa.BigInteger(), nullable=False),
+        sa.Column("id", WHOLE, autoincrement=False, nullable=False),
+        sa.Column("spec", WHOLE, nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("user", sa.Text(), nullable=False),
         sa.Column("queue", sa.Text(), nullable=True),
@@ -133,8 +125,8 @@ def upgrade() -> None:
         sa.Column("estimate_s", sa.Double(), nullable=True),
         sa.Column("begin_s", sa.Double(), nullable=True),
         sa.Column("deadline_s", sa.Double(), nullable=True),
-        sa.Column("array_job", sa.BigInteger(), nullable=True),
-        sa.Column("array_index", sa.BigInteger(), nullable=True),
+        sa.Column("array_job", WHOLE, nullable=True),
+        sa.Column("array_index", WHOLE, nullable=True),
         sa.Column("after", sa.Text(), nullable=False),
         sa.Column("submit_s", sa.Double(), nullable=False),
         sa.Column("eligible_s", sa.Double(), nullable=False),
@@ -142,14 +134,14 @@ def upgrade() -> None:
         sa.Column("finish_s", sa.Double(), nullable=True),
         sa.Column("run_s", sa.Double(), nullable=False),
         sa.Column("gpu_s", sa.Double(), nullable=False),
-        sa.Column("exit_code", sa.BigInteger(), nullable=True),
-        sa.Column("attempts", sa.BigInteger(), nullable=False),
-        sa.Column("preemptions", sa.BigInteger(), nullable=False),
-        sa.Column("failures", sa.BigInteger(), nullable=False),
-        sa.Column("tries", sa.BigInteger(), nullable=False),
-        sa.Column("lost_steps", sa.BigInteger(), nullable=False),
-        sa.Column("step", sa.BigInteger(), nullable=True),
-        sa.Column("saved_step", sa.BigInteger(), nullable=True),
+        sa.Column("exit_code", WHOLE, nullable=True),
+        sa.Column("attempts", WHOLE, nullable=False),
+        sa.Column("preemptions", WHOLE, nullable=False),
+        sa.Column("failures", WHOLE, nullable=False),
+        sa.Column("tries", WHOLE, nullable=False),
+        sa.Column("lost_steps", WHOLE, nullable=False),
+        sa.Column("step", WHOLE, nullable=True),
+        sa.Column("saved_step", WHOLE, nullable=True),
         sa.Column("gpu_type", sa.Text(), nullable=True),
         sa.Column("nodes", sa.Text(), nullable=False),
         sa.Column("labels", sa.Text(), nullable=False),
@@ -165,25 +157,24 @@ def upgrade() -> None:
     op.create_index("ix_jobs_user", "jobs", ["user", "id"])
     op.create_table(
         "attempts",
-        sa.Column("job", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("attempt", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("job", WHOLE, autoincrement=False, nullable=False),
+        sa.Column("attempt", WHOLE, autoincrement=False, nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("shares", sa.Text(), nullable=False),
         sa.Column("claimed_s", sa.Double(), nullable=False),
         sa.Column("start_s", sa.Double(), nullable=True),
         sa.Column("asked_s", sa.Double(), nullable=True),
         sa.Column("end_s", sa.Double(), nullable=True),
-        sa.Column("exit_code", sa.BigInteger(), nullable=True),
+        sa.Column("exit_code", WHOLE, nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("step", sa.BigInteger(), nullable=True),
-        sa.Column("saved_step", sa.BigInteger(), nullable=True),
-        sa.Column("lost_steps", sa.BigInteger(), nullable=False),
+        sa.Column("step", WHOLE, nullable=True),
+        sa.Column("saved_step", WHOLE, nullable=True),
+        sa.Column("lost_steps", WHOLE, nullable=False),
         sa.PrimaryKeyConstraint("job", "attempt", name="pk_attempts"),
         sa.ForeignKeyConstraint(["job"], ["jobs.id"], name="fk_attempts_job"),
     )
     op.create_index("ix_attempts_live", "attempts", ["job"], sqlite_where=live, postgresql_where=live)
     op.execute("INSERT INTO lease (id, epoch, until_s, transactions) VALUES (1, 0, 0, 0)")
-    op.execute("INSERT INTO counters (id, job, spec, event, token) VALUES (1, 0, 0, 0, 0)")
     if op.get_bind().dialect.name == "sqlite":
         for verb in ("UPDATE", "DELETE"):
             op.execute(

@@ -1,0 +1,640 @@
+"""The controller: one thread that turns what people ask and what the backend sees into decisions, and writes all of it down first.
+
+    turn   commands and observations change the jobs             -> one transaction
+           the engine decides                                    -> one transaction, the policy's memory with it
+           the backend is told to start and stop                 repeatable: after a crash it is told again
+
+Nothing is done that is not committed, and nothing that was committed is forgotten: a controller that starts finds the jobs in the
+store and the attempts at the backend, and goes on. What people asked is answered once it is committed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from trainmaster.cluster.cluster import Cluster, QueueSpec
+from trainmaster.engine.core import Setup
+from trainmaster.errors import BackendError, Conflict, InputError, NotFound
+from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observation, Seen
+from trainmaster.live.control import JobFilter
+from trainmaster.live.estimates import Estimates
+from trainmaster.live.jobs import LiveJob
+from trainmaster.live.ledger import Changes, Submission
+from trainmaster.live.nodes import as_down, cluster_of
+from trainmaster.live.offers import obstacle
+from trainmaster.live.packing import pack, unpack
+from trainmaster.live.recovery import shares_of, snapshot_of
+from trainmaster.live.rules import Rules
+from trainmaster.live.scheduling import Acts, Made, Scheduling
+from trainmaster.live.spec import JobSpec
+from trainmaster.live.states import State
+from trainmaster.live.store import AttemptRow, CommitUnknown, LeaseLost, Store, StoreUnavailable, decision_record
+from trainmaster.live.table import table_of
+from trainmaster.live.transitions import Outcome, outcome_of
+from trainmaster.policies.base import EngineRules, Memory, Policy
+from trainmaster.workload.jobs import JobTable
+
+RECORD_ALL_UP_TO = 1_000  # jobs; with more, a decision's record is written at most so often:
+RECORD_EVERY_S = 2.0
+IDLE_SHARE = 3.0  # after a decision that took t, people's requests go first for so many times t
+RETRY_S = 0.5  # between tries to reach a store that is away
+RENEW_S = 5.0  # of the lease
+AVOID = 2.0  # a node where a start failed is avoided for so many times the back-off
+REMEMBER_S, MOST_REMEMBERED = 30 * 86_400.0, 5_000  # ended jobs that estimates are made of after a restart
+GONE = frozenset({Seen.ENDED, Seen.LOST, Seen.REFUSED})
+ASKED = frozenset({"preempt", "requeue", "suspend", "cancel", "limit", "hang"})
+
+Command = Callable[["Controller", Changes], Any]
+
+
+class Controller:
+    def __init__(self, store: Store, backend: Backend, policy: Policy[Any], *, policy_rules: EngineRules | None = None,
+                 rules: Rules | None = None, queues: Mapping[str, QueueSpec] | None = None,
+                 node_queues: Mapping[str, tuple[str, ...]] | None = None, setup: Setup | None = None,
+                 now: Callable[[], float] = time.time) -> None:  # fmt: skip
+        self.store, self.backend, self.rules = store, backend, rules or Rules()
+        self.queues, self.node_queues = dict(queues or {}), dict(node_queues or {})
+        base = setup or Setup()
+        self.setup = Setup(placement=base.placement, round_s=base.round_s, restart_cost_s=0.0, seed=base.seed,
+                           min_run_s=self.rules.min_run_s, most_preemptions=self.rules.most_preemptions)  # fmt: skip
+        self.clock, self.last_now_s = now, 0.0
+        self.jobs: dict[int, LiveJob] = {}  # all that have not ended
+        self.offered: dict[int, LiveJob] = {}  # of these, those the engine has: they wait, hold GPUs or drain
+        self.out: dict[int, LiveJob] = {}  # and those it has not: held, suspended, waiting for others or for their time
+        self.holding: dict[int, LiveJob] = {}  # and those with a live attempt
+        self.avoiding: dict[int, float] = {}  # jobs that avoid a node, and until when
+        self.timed: dict[int, float] = {}  # of those out, when time alone lets them in
+        self.needed: dict[int, State] = {}  # jobs that others depend on
+        self.array_in: Counter[int] = Counter()  # elements of each array among the offered
+        self.estimates = Estimates()
+        self.nodes: list[NodeSeen] = []
+        self.drained: dict[str, str] = {}
+        self.cluster = Cluster.of([])
+        self.acts = Acts()
+        self.forgotten: list[tuple[int, int]] = []  # attempts whose end is about to be committed
+        self.scheduling = Scheduling(policy, policy_rules, self.setup, self.acts)
+        self.since_s = self.policy_since_s = self.now()
+        self.made: Made | None = None
+        self.decisions, self.recorded_s = 0, 0.0
+        self.quiet_until = 0.0  # of time.monotonic(): no decision before
+        self.stale = True  # the engine's jobs or nodes are not those of now
+        self.recheck = True  # a job may have become ready to be offered
+        self.alerts: dict[str, str] = {}
+        self.commands: SimpleQueue[tuple[Command, Future[Any]]] = SimpleQueue()
+        self.woken, self.stopping = threading.Event(), threading.Event()
+        self.looked_s = self.renewed_s = -np.inf
+        self.thread: threading.Thread | None = None
+        self.failure: BaseException | None = None
+        self.on_decision: Callable[[Made], None] | None = None
+
+    # ---------------------------------------------------------------------------------------------------------- life
+
+    def start(self) -> None:
+        """Take up what the store and the backend know, and go on in a thread."""
+        self.recover()
+        self.thread = threading.Thread(target=self._run, name="controller", daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        """Stop deciding. Jobs run on."""
+        self.stopping.set()
+        self.woken.set()
+        if self.thread is not None:
+            self.thread.join()
+        self.backend.close()
+        self.store.close()
+
+    def wake(self) -> None:
+        """Something is to be done, or seen."""
+        self.looked_s = -np.inf
+        self.woken.set()
+
+    def now(self) -> float:
+        """Never back: a clock that is set back stands still until it has caught up."""
+        self.last_now_s = max(self.last_now_s, self.clock())
+        return self.last_now_s
+
+    def ask(self, command: Command) -> Future[Any]:
+        """Run it in the controller's thread; done once what it changed is committed."""
+        answer: Future[Any] = Future()
+        if self.failure is not None:
+            answer.set_exception(StoreUnavailable(f"the controller has stopped: {self.failure}"))
+            return answer
+        self.commands.put((command, answer))
+        self.woken.set()
+        return answer
+
+    def _run(self) -> None:
+        try:
+            while not self.stopping.is_set():
+                self.woken.wait(self.pause_s())
+                self.woken.clear()
+                self.turn()
+        except BaseException as failure:
+            self.failure = failure
+            while not self.commands.empty():
+                _, answer = self.commands.get_nowait()
+                answer.set_exception(StoreUnavailable(f"the controller has stopped: {failure}"))
+            if not isinstance(failure, LeaseLost | StoreUnavailable):
+                raise
+
+    def pause_s(self) -> float:
+        """Until something is due by itself."""
+        quiet_s = max(self.quiet_until - time.monotonic(), 0.0)
+        if self.stale or self.recheck:
+            return quiet_s
+        now_s = self.now()
+        due_s = min(self.scheduling.next_s(), self._next_time_s(), self.looked_s + self.rules.poll_s, self.renewed_s + RENEW_S)
+        return max(due_s - now_s, 0.0)
+
+    # ---------------------------------------------------------------------------------------------------------- start-up
+
+    def recover(self) -> None:
+        """From the store's jobs and the backend's attempts to a controller that can take its first turn."""
+        self.backend.open(self.wake)
+        now_s = self.now()
+        active = self.store.active_jobs()
+        specs: dict[int, JobSpec] = {}
+        for row in active.jobs:
+            spec = specs.get(row.spec)
+            if spec is None:
+                spec = specs[row.spec] = JobSpec.model_validate_json(active.spec(row.spec))
+            live = active.attempts.get(row.id, ())
+            self._enter(LiveJob(row, spec, attempt=live[-1] if live else None))
+        self.drained = {mark.name: mark.reason for mark in self.store.nodes() if mark.drained}
+        past = JobFilter(states=(State.SUCCEEDED,), all=True, since_s=now_s - REMEMBER_S, limit=MOST_REMEMBERED)
+        for ended in self.store.jobs(past):
+            self.estimates.learn(ended.user, ended.name, ended.queue, ended.run_s)
+        self._look_at_nodes()
+        changes = Changes(now_s)
+        self._offer(changes)
+        jobs = list(self.offered.values())
+        table, last, kept = self._table(jobs), self.store.decision(), self.store.policy_memory()
+        self.decisions = last.id if last is not None else 0
+        policy = self.scheduling.policy
+        ours = kept is not None and kept.policy == policy.name and kept.version == policy.memory_version
+        bound = max(self.offered, default=0) + 1
+        memory: Memory = unpack(kept.body, policy, bound) if ours and kept is not None else policy.start_memory(bound)
+        if kept is not None and not ours:
+            changes.event("policy", reason=f"{policy.name} begins with a fresh memory: the stored one is of {kept.policy} {kept.version}")
+        snapshot = snapshot_of(jobs, self.node_row, now_s, self.decisions, memory)
+        self.scheduling.begin(snapshot, table, jobs, self.cluster)
+        self.stale = False
+        changes.event("controller", reason="started")
+        self._commit(changes)
+        for job in jobs:  # the controller before this one may have died between writing down and telling
+            if job.attempt is not None and job.attempt.asked_s is not None:
+                self.tell_stop(job, job.attempt)
+            elif job.attempt is not None and job.attempt.start_s is None:
+                self.tell_start(job, job.attempt)
+
+    # ---------------------------------------------------------------------------------------------------------- one turn
+
+    def turn(self) -> None:
+        """Everything that is due now."""
+        now_s = self.now()
+        changes = Changes(now_s)
+        answers = self._obey(changes)
+        made = self._note(self.scheduling.catch_up(now_s))
+        self._observe(changes)
+        self._check_times(changes)
+        self._carry(changes, made)
+        for submission in changes.submissions:
+            for job in submission.jobs():
+                self._enter(job)
+            submission.answer.set_result(submission.ids)
+        for answer, result in answers:
+            answer.set_result(result)
+        if time.monotonic() >= self.quiet_until:
+            self._decide()
+        if now_s - self.renewed_s >= RENEW_S:
+            self._until_stored(self.store.renew)
+            self.renewed_s = now_s
+
+    def _obey(self, changes: Changes) -> list[tuple[Future[Any], Any]]:
+        """What people asked since the last turn; (who waits, what for) once it is committed."""
+        answers: list[tuple[Future[Any], Any]] = []
+        while not self.commands.empty():
+            try:
+                command, answer = self.commands.get_nowait()
+            except Empty:
+                break
+            if not answer.set_running_or_notify_cancel():
+                continue
+            try:
+                result = command(self, changes)
+            except (NotFound, Conflict, InputError, BackendError) as refusal:
+                answer.set_exception(refusal)
+            else:
+                if isinstance(result, Submission):
+                    result.answer = answer
+                else:
+                    answers.append((answer, result))
+        return answers
+
+    def _decide(self) -> None:
+        """Offer what is ready, and decide."""
+        now_s = self.now()
+        changes = Changes(now_s)
+        if self.recheck:
+            self._offer(changes)
+        if self.stale:
+            jobs = list(self.offered.values())
+            for id, reason in self.scheduling.renew(self._table(jobs), jobs, self.cluster).items():
+                self.jobs[id].row.reason = f"can never fit: {reason}"
+            self.stale = False
+        made = self._note(self.scheduling.decide(now_s))
+        if made is not None:
+            self.quiet_until = time.monotonic() + IDLE_SHARE * made.took_ms / 1e3
+        self._carry(changes, made)
+
+    def _carry(self, changes: Changes, made: Made | None) -> None:
+        """Write down what has changed and what the engine wants; then tell the backend."""
+        stops, starts = self._take_acts(changes)
+        if made is None:
+            self._commit(changes)
+        else:
+            self._until_stored(lambda: self._write(changes, made))
+        for job, attempt in stops:
+            self.tell_stop(job, attempt)
+        for job, attempt in starts:
+            self.tell_start(job, attempt)
+        for id, number in self.forgotten:
+            self.backend.forget(id, number)
+        self.forgotten.clear()
+
+    def _take_acts(self, changes: Changes) -> tuple[list[tuple[LiveJob, AttemptRow]], list[tuple[LiveJob, AttemptRow]]]:
+        """What the engine told its executor, as changes of jobs."""
+        stops, starts = [], []
+        for seq in self.acts.stops:
+            job = self.jobs[seq]
+            attempt = job.attempt
+            assert attempt is not None
+            reason = attempt.reason or "preempt"
+            changes.attempt(attempt, asked_s=changes.now_s, reason=reason, state=Seen.DRAINING.value)
+            changes.state(job, State.COMPLETING if reason in ("cancel", "limit") else State.PREEMPTING, reason)
+            job.warned = False
+            stops.append((job, attempt))
+        names = [node.name for node in self.nodes]
+        for seq, parts in self.acts.starts:
+            job = self.jobs[seq]
+            job.attempt = AttemptRow(job=seq, attempt=job.row.attempts + 1, state=Seen.STARTING.value, shares=shares_of(parts, names),
+                                     claimed_s=changes.now_s)  # fmt: skip
+            job.seen, job.warned = None, False
+            self.holding[seq] = job
+            changes.new_attempts.append(job.attempt)
+            changes.job(
+                job, attempts=job.attempt.attempt, nodes=tuple(share.node for share in job.attempt.shares),
+                gpu_type=self.cluster.nodes[int(parts.node[0])].type or None,
+                start_s=changes.now_s if job.row.start_s is None else job.row.start_s,
+                engine={"slots": parts.slot.tolist()} if (parts.slot >= 0).any() else {},
+            )  # fmt: skip
+            changes.state(job, State.STARTING, "started", nodes=list(job.row.nodes), gpus=[share.gpus for share in job.attempt.shares])
+            starts.append((job, job.attempt))
+        self.acts.stops.clear()
+        self.acts.starts.clear()
+        return stops, starts
+
+    def _note(self, made: Made | None) -> Made | None:
+        if made is not None:
+            self.made, self.decisions = made, made.record.decision
+            if self.on_decision is not None:
+                self.on_decision(made)
+        return made
+
+    # ---------------------------------------------------------------------------------------------------------- what is seen
+
+    def _observe(self, changes: Changes) -> None:
+        if changes.now_s - self.looked_s < self.rules.poll_s:
+            return
+        self.looked_s = changes.now_s
+        try:
+            self._look_at_nodes(changes)
+            seen = self.backend.observe()
+            self.alerts.pop("backend", None)
+        except BackendError as problem:
+            self.alerts["backend"] = str(problem)
+            return
+        for observation in seen:
+            job = self.jobs.get(observation.job)
+            attempt = job.attempt if job is not None else None
+            if job is None or attempt is None or attempt.attempt != observation.attempt:
+                self._superseded(observation)
+            elif observation.seen in GONE:
+                self._gone(changes, job, attempt, observation)
+            else:
+                self._there(changes, job, attempt, observation)
+
+    def _superseded(self, seen: Observation) -> None:
+        """An attempt that is not a job's present one: its end is known already, or it must end now."""
+        if seen.seen in GONE:
+            self.backend.forget(seen.job, seen.attempt)
+        else:
+            self.backend.stop(seen.job, seen.attempt, grace_s=0.0, reason="superseded")
+
+    def _there(self, changes: Changes, job: LiveJob, attempt: AttemptRow, seen: Observation) -> None:
+        engine = self.scheduling.engine
+        assert engine is not None
+        job.seen = seen
+        if seen.seen in (Seen.RUNNING, Seen.DRAINING) and attempt.start_s is None and seen.started_s is not None:
+            changes.attempt(attempt, start_s=seen.started_s, state=seen.seen.value)
+            job.start_failures, job.avoid = 0, None
+            if attempt.asked_s is None:
+                changes.state(job, State.RUNNING, "running")
+                engine.started(job.id)
+        if seen.checkpointed and not job.row.preemptible and job.spec.preemptible is None:
+            changes.job(job, preemptible=True)
+            changes.event("checkpoint", job, reason="it has registered a checkpoint: it may be stopped for others")
+            engine.set_pinned(job.id, False)
+        if seen.requeue and not attempt.reason:
+            attempt.reason = "requeue"
+            engine.take_back(job.id)
+
+    def _gone(self, changes: Changes, job: LiveJob, attempt: AttemptRow, seen: Observation) -> None:
+        """Nothing is left of an attempt: what becomes of its job."""
+        engine = self.scheduling.engine
+        assert engine is not None
+        outcome = outcome_of(job, seen)
+        if job.id in self.acts.stops:  # it went before it was told to
+            self.acts.stops.remove(job.id)
+        end_s = min(max(seen.ended_s or changes.now_s, attempt.claimed_s), changes.now_s)
+        held_s, gpus = end_s - attempt.claimed_s, sum(share.gpus for share in attempt.shares)
+        step, saved = (seen.step, seen.saved_step) if seen.step is not None else (job.row.step, job.row.saved_step)
+        again = outcome.state in (State.PENDING, State.RECOVERING, State.SUSPENDED)
+        lost_steps = max((seen.step or 0) - (seen.saved_step or 0), 0) if again and seen.step is not None else 0
+        changes.attempt(attempt, end_s=end_s, exit_code=seen.exit_code, state=seen.seen.value, step=seen.step,
+                        saved_step=seen.saved_step, lost_steps=lost_steps, reason=outcome.reason)  # fmt: skip
+        changes.job(
+            job, run_s=job.row.run_s + held_s, gpu_s=job.row.gpu_s + held_s * gpus, step=saved if again else step, saved_step=saved,
+            lost_steps=job.row.lost_steps + lost_steps, preemptions=job.row.preemptions + outcome.preempted,
+            failures=job.row.failures + outcome.failure, tries=job.row.tries + outcome.retried, engine={},
+        )  # fmt: skip
+        if outcome.state.ended:
+            engine.ended(job.id)
+            self.over(changes, job, outcome.state, outcome.reason, exit_code=seen.exit_code, finish_s=end_s)
+        else:
+            self._again(changes, job, outcome)
+        job.attempt, job.seen = None, None
+        self.holding.pop(job.id, None)
+        self.alerts.pop(f"job {job.id}", None)
+        if not outcome.state.ended and obstacle(job, self.needed, Counter(), changes.now_s) is not None:
+            self.withdraw(job)
+        self.forgotten.append((job.id, attempt.attempt))
+
+    def _again(self, changes: Changes, job: LiveJob, outcome: Outcome) -> None:
+        """The job lives on without its attempt."""
+        engine, attempt = self.scheduling.engine, job.attempt
+        assert engine is not None and attempt is not None
+        if job.row.state is State.RUNNING and outcome.state is State.PENDING:
+            changes.state(job, State.RECOVERING, outcome.reason)
+        changes.state(job, outcome.state, outcome.reason)
+        if outcome.state is State.RECOVERING:
+            changes.state(job, State.PENDING, outcome.reason)
+        if outcome.failed_start:
+            job.start_failures += 1
+            backoff_s = min(self.rules.backoff_s * 2.0 ** (job.start_failures - 1), self.rules.most_backoff_s)
+            job.retry_at_s = changes.now_s + backoff_s
+            job.avoid = attempt.shares[0].node
+            self.avoiding[job.id] = job.retry_at_s + AVOID * backoff_s
+            engine.failed_to_start(job.id)
+            if job.start_failures >= self.rules.most_start_failures:
+                changes.job(job, held=True, reason=f"held after {job.start_failures} failed starts: {outcome.reason}")
+                changes.event("held", job, reason=job.row.reason)
+        elif attempt.asked_s is not None or attempt.reason in ASKED:
+            engine.stopped(job.id)
+        else:
+            engine.lost(job.id)
+        self.recheck = True
+
+    def over(self, changes: Changes, job: LiveJob, state: State, reason: str, *, exit_code: int | None, finish_s: float,
+             actor: str | None = None) -> None:
+        """A job has ended, for good."""
+        changes.job(job, exit_code=exit_code, finish_s=finish_s)
+        changes.state(job, state, reason, actor)
+        if state is State.SUCCEEDED:
+            self.estimates.learn(job.row.user, job.row.name, job.row.queue, job.row.run_s)
+        if job.id in self.needed:
+            self.needed[job.id] = state
+        self._leave(job)
+        del self.jobs[job.id]
+        self.out.pop(job.id, None)
+        self.timed.pop(job.id, None)
+        self.recheck = True
+
+    # ---------------------------------------------------------------------------------------------------------- time
+
+    def _next_time_s(self) -> float:
+        """When a job's limit, start time-out, back-off or begin is next due."""
+        return min((*map(self._due_s, self.holding.values()), *self.timed.values(), *self.avoiding.values()), default=np.inf)
+
+    def _due_s(self, job: LiveJob) -> float:
+        """When a holding job is next to be looked at, though nothing is heard of it."""
+        attempt = job.attempt
+        assert attempt is not None
+        if attempt.asked_s is not None:
+            return np.inf if job.warned else attempt.asked_s + job.spec.grace_s + self.rules.stop_alert_s
+        if attempt.start_s is None:
+            return attempt.claimed_s + self.rules.start_timeout_s
+        if job.row.limit_s is None:
+            return np.inf
+        end_s = attempt.claimed_s + job.row.limit_s - job.row.run_s
+        lead_s = job.spec.signal.before_s if job.spec.signal is not None else 0.0
+        return end_s if job.warned or not lead_s else end_s - lead_s
+
+    def _check_times(self, changes: Changes) -> None:
+        engine = self.scheduling.engine
+        assert engine is not None
+        for job in [job for job in self.holding.values() if self._due_s(job) <= changes.now_s]:
+            attempt, signal = job.attempt, job.spec.signal
+            assert attempt is not None
+            if attempt.asked_s is not None:
+                job.warned = True
+                self.alerts[f"job {job.id}"] = f"job {job.id}: its stop is not acknowledged; its GPUs stay held"
+                changes.event("alert", job, reason="its stop is not acknowledged; its GPUs stay held")
+            elif attempt.start_s is None:
+                attempt.reason = "hang"
+                engine.take_back(job.id)
+            elif signal is not None and not job.warned:
+                job.warned = True
+                self.backend.signal(job.id, attempt.attempt, signal.number)
+                changes.event("signal", job, reason=f"signal {signal.number}, {signal.before_s:g} s before its limit")
+            else:
+                attempt.reason = "limit"
+                engine.take_back(job.id)
+        for id in [id for id, until_s in self.avoiding.items() if until_s <= changes.now_s]:
+            del self.avoiding[id]
+            if id in self.jobs:
+                self.jobs[id].avoid, self.stale = None, True
+        self.recheck |= any(time_s <= changes.now_s for time_s in self.timed.values())
+
+    # ---------------------------------------------------------------------------------------------------------- who is offered
+
+    def _enter(self, job: LiveJob) -> None:
+        """A job that the controller has not had."""
+        self.jobs[job.id] = self.out[job.id] = job
+        self.depend(job)
+        if job.attempt is not None:
+            self.holding[job.id] = job
+        self.recheck = True
+
+    def depend(self, job: LiveJob) -> None:
+        """Watch the jobs that this one waits for."""
+        for text in job.row.after:
+            number = int(text.partition(":")[2])
+            if number not in self.needed:
+                try:
+                    self.needed[number] = self.jobs[number].row.state if number in self.jobs else self.store.job(number).state
+                except NotFound:
+                    continue
+
+    def _offer(self, changes: Changes) -> None:
+        """Give the engine what is ready, in the order of submission."""
+        self.recheck = False
+        self.timed.clear()
+        for number in self.needed:
+            if number in self.jobs:
+                self.needed[number] = self.jobs[number].row.state
+        for job in list(self.out.values()):
+            in_the_way = None if job.attempt is not None else obstacle(job, self.needed, self.array_in, changes.now_s)
+            if in_the_way is None:
+                self.offered[job.id] = self.out.pop(job.id)
+                if job.row.array_job is not None:
+                    self.array_in[job.row.array_job] += 1
+                self.stale = True
+                if job.attempt is None and job.row.reason:
+                    job.row.reason = ""
+            elif in_the_way.never:
+                self.over(changes, job, State.CANCELLED, f"{in_the_way.reason} can never be met", exit_code=None, finish_s=changes.now_s)
+            else:
+                if job.row.state is State.PENDING and not job.row.reason.startswith("held"):
+                    job.row.reason = in_the_way.reason
+                if in_the_way.until_s < np.inf:
+                    self.timed[job.id] = in_the_way.until_s
+
+    def _leave(self, job: LiveJob) -> None:
+        """The engine is to have this job no more."""
+        if self.offered.pop(job.id, None) is not None:
+            self.out[job.id] = job
+            self.stale = self.recheck = True
+            if job.row.array_job is not None:
+                self.array_in[job.row.array_job] -= 1
+
+    def withdraw(self, job: LiveJob) -> None:
+        """A waiting job is not offered any more."""
+        engine = self.scheduling.engine
+        assert engine is not None
+        if job.id in self.offered and job.id in engine.row_of:
+            engine.take_back(job.id)
+        if job.attempt is None:
+            self._leave(job)
+
+    # ---------------------------------------------------------------------------------------------------------- nodes and tables
+
+    @property
+    def node_row(self) -> dict[str, int]:
+        return {node.name: row for row, node in enumerate(self.nodes)}
+
+    def _look_at_nodes(self, changes: Changes | None = None) -> None:
+        """A cluster that has changed is the engine's from the next decision on. A node that is seen no more is down, and keeps its row."""
+        seen = {node.name: node for node in self.backend.inventory()}
+        nodes = [seen.pop(node.name) if node.name in seen else as_down(node) for node in self.nodes]
+        nodes += seen.values()
+        if nodes == self.nodes:
+            return
+        before = {node.name: node.up for node in self.nodes}
+        for node in nodes:
+            if changes is not None and before.get(node.name) != node.up:
+                changes.event("node", reason=f"{node.name} is {'up' if node.up else 'down'}{': ' if node.reason else ''}{node.reason}")
+        self._set_nodes(nodes)
+
+    def _set_nodes(self, nodes: list[NodeSeen]) -> None:
+        self.nodes = nodes
+        self.cluster = cluster_of(nodes, self.drained, self.queues, self.node_queues)
+        self.stale = True
+
+    def set_drained(self, node: str, reason: str | None) -> None:
+        """A drained node takes nobody new; None = it is open again."""
+        if reason is None:
+            self.drained.pop(node, None)
+        else:
+            self.drained[node] = reason
+        self._set_nodes(self.nodes)
+
+    def change_policy(self, changes: Changes, policy: Policy[Any], rules: EngineRules, settings: list[str], actor: str) -> None:
+        """From the next decision on."""
+        self.scheduling.change_policy(policy, rules)
+        self.policy_since_s, self.stale = changes.now_s, True
+        changes.event("policy", reason=f"{policy.name} decides from now on", actor=actor, settings=settings)
+        changes.meta["policy"] = {"name": policy.name, "settings": settings}
+
+    def _table(self, jobs: Sequence[LiveJob]) -> JobTable:
+        return table_of(jobs, self.rules, self.estimates)
+
+    # ---------------------------------------------------------------------------------------------------------- the backend
+
+    def tell_start(self, job: LiveJob, attempt: AttemptRow) -> None:
+        row = job.row
+        order = Attempt(job=row.id, attempt=attempt.attempt, name=row.name, user=row.user, spec=job.spec, shares=attempt.shares,
+                        array_job=row.array_job, array_index=row.array_index, resumes=attempt.attempt > 1, queue=row.queue)  # fmt: skip
+        self._tell(lambda: self.backend.start(order))
+
+    def tell_stop(self, job: LiveJob, attempt: AttemptRow) -> None:
+        self._tell(lambda: self.backend.stop(job.id, attempt.attempt, grace_s=job.spec.grace_s, reason=attempt.reason))
+
+    def _tell(self, verb: Callable[[], None]) -> None:
+        """What it cannot take is said, and told again when the attempt is seen not to start or stop."""
+        try:
+            verb()
+        except BackendError as refusal:
+            self.alerts["backend"] = str(refusal)
+
+    # ---------------------------------------------------------------------------------------------------------- the store
+
+    def _commit(self, changes: Changes) -> None:
+        if changes:
+            self._until_stored(lambda: self._write(changes, None))
+
+    def _write(self, changes: Changes, made: Made | None) -> None:
+        with self.store.begin() as tx:
+            changes.write(tx)
+            if made is None:
+                return
+            often = len(made.record.seq) <= RECORD_ALL_UP_TO or changes.now_s - self.recorded_s >= RECORD_EVERY_S
+            policy, record = self.scheduling.policy, decision_record.encode(made.record) if often else None
+            memory = pack(made.memory, made.record.seq, self.scheduling.seq_bound)
+            tx.put_decision(made.record.decision, changes.now_s, policy.name, made.took_ms, record, memory, policy.memory_version)
+            if often:
+                self.recorded_s = changes.now_s
+
+    def _until_stored(self, write: Callable[[], None]) -> None:
+        """A store that is away is waited for: jobs run on meanwhile, and nothing is done that is not written down."""
+        while True:
+            try:
+                write()
+                self.alerts.pop("store", None)
+                return
+            except CommitUnknown as broken:
+                if self._was_committed(broken.number):
+                    return
+            except StoreUnavailable as away:
+                self._wait_for_store(away)
+
+    def _was_committed(self, number: int) -> bool:
+        while True:
+            try:
+                return self.store.committed(number)
+            except StoreUnavailable as away:
+                self._wait_for_store(away)
+
+    def _wait_for_store(self, away: StoreUnavailable) -> None:
+        self.alerts["store"] = str(away)
+        if self.stopping.wait(RETRY_S):
+            raise away

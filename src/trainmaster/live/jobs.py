@@ -1,0 +1,67 @@
+"""A live job in the controller's memory: its row as the store has it, what was asked for, and its live attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trainmaster.live.backends.base import Observation
+from trainmaster.live.control import JobRecord
+from trainmaster.live.spec import JobSpec
+from trainmaster.live.states import State
+from trainmaster.live.store.rows import AttemptRow, JobRow
+
+WAITING = frozenset({State.PENDING, State.RECOVERING})
+
+
+@dataclass(slots=True, eq=False)
+class LiveJob:
+    row: JobRow
+    spec: JobSpec
+    attempt: AttemptRow | None = None
+    seen: Observation | None = None  # the newest of its live attempt
+    retry_at_s: float = 0.0  # not offered before
+    start_failures: int = 0  # in a row
+    avoid: str | None = None  # the node where the last of them was
+    warned: bool = False  # of its limit, or of a stop that nobody acknowledges
+    overuse: float = 0.0  # in [0, 1): taken off its priority while its user has had more than a fair share
+    place: int | None = None  # in the order of waiting jobs at the last decision
+    eta_s: float | None = None
+    depends_on: set[int] = field(default_factory=set)  # jobs it still waits for
+
+    @property
+    def id(self) -> int:
+        return self.row.id
+
+    @property
+    def waits(self) -> bool:
+        return self.row.state in WAITING
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why its attempt was asked to stop: preempt, suspend, cancel, limit, requeue, hang; None = it was not."""
+        return self.attempt.reason or None if self.attempt is not None else None
+
+    @property
+    def wants_to_run(self) -> bool:
+        """It waits, or will wait again once it is gone from where it was."""
+        return self.waits or self.stop_reason in ("preempt", "requeue")
+
+    def run_s(self, now_s: float) -> float:
+        """Seconds holding its GPUs, all attempts."""
+        return self.row.run_s + (now_s - self.attempt.claimed_s if self.attempt else 0.0)
+
+    def record(self, now_s: float) -> JobRecord:
+        row, seen = self.row, self.seen
+        run_s = self.run_s(now_s)
+        gpus_now = sum(share.gpus for share in self.attempt.shares) if self.attempt else 0.0
+        return JobRecord(
+            id=row.id, name=row.name, user=row.user, queue=row.queue, account=row.account, state=row.state, reason=row.reason,
+            priority=row.priority, gpus=row.gpus, gpu_type=row.gpu_type, nodes=row.nodes, submit_s=row.submit_s,
+            eligible_s=row.eligible_s, start_s=row.start_s, finish_s=row.finish_s, limit_s=row.limit_s, run_s=run_s,
+            gpu_s=row.gpu_s + (run_s - row.run_s) * gpus_now, exit_code=row.exit_code, attempts=row.attempts,
+            preemptions=row.preemptions, failures=row.failures, lost_steps=row.lost_steps,
+            step=seen.step if seen and seen.step is not None else row.step,
+            saved_step=seen.saved_step if seen and seen.saved_step is not None else row.saved_step,
+            preemptible=row.preemptible, array_job=row.array_job, array_index=row.array_index, after=row.after, eta_s=self.eta_s,
+            place=self.place, labels=row.labels,
+        )  # fmt: skip

@@ -1,0 +1,53 @@
+"""Which waiting jobs are offered to the policy now, and what the others wait for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainmaster.live.jobs import LiveJob
+from trainmaster.live.states import ENDED, State
+
+SATISFIED = {
+    "after": lambda state: state not in (State.PENDING,),
+    "afterany": lambda state: state in ENDED,
+    "afterok": lambda state: state is State.SUCCEEDED,
+    "afternotok": lambda state: state in ENDED and state is not State.SUCCEEDED,
+}
+NEVER = {
+    "afterok": lambda state: state in ENDED and state is not State.SUCCEEDED,
+    "afternotok": lambda state: state is State.SUCCEEDED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a job is not offered; `until_s`: when that passes by itself, inf = not by itself; `never`: it cannot pass."""
+
+    reason: str
+    until_s: float = float("inf")
+    never: bool = False
+
+
+def obstacle(job: LiveJob, state_of: Mapping[int, State], array_running: Counter[int], now_s: float) -> Obstacle | None:
+    """None = the job is offered. `state_of`: jobs that others depend on; `array_running`: elements of each array that hold GPUs."""
+    row = job.row
+    if row.held:
+        return Obstacle("held")
+    if row.suspended:
+        return Obstacle("suspended")
+    if row.begin_s is not None and row.begin_s > now_s:
+        return Obstacle("begins later", row.begin_s)
+    if job.retry_at_s > now_s:
+        return Obstacle("backs off after a failed start", job.retry_at_s)
+    for text in row.after:
+        kind, _, number = text.partition(":")
+        state = state_of.get(int(number))
+        if state is None or SATISFIED[kind](state):  # a job that the store no longer has cannot hold anybody up
+            continue
+        return Obstacle(f"dependency {text}", never=kind in NEVER and NEVER[kind](state))
+    limit = job.spec.array.limit if job.spec.array is not None else None
+    if limit is not None and row.array_job is not None and array_running[row.array_job] >= limit:
+        return Obstacle(f"array limit of {limit}")
+    return None

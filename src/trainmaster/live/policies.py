@@ -1,0 +1,34 @@
+"""Policies by their words, for a live cluster: an oracle is refused, as nobody here knows when a job will end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from trainmaster.errors import ParamError
+from trainmaster.policies.base import EngineRules, Policy
+from trainmaster.policies.registry import find_policy, make_policy
+
+ESTIMATES = ("user", "predicted", "limit")  # columns of live/table.py
+
+
+def chosen(name: str, settings: Sequence[str]) -> tuple[Policy[Any], EngineRules]:
+    """A policy, and what its preset asks of the engine. `settings`: PARAM=VALUE, or POLICY.PARAM=VALUE. Raises ParamError."""
+    values: dict[str, str] = {}
+    for setting in settings:
+        left, sign, value = setting.partition("=")
+        if not sign:
+            raise ParamError(f"--set {setting}: write PARAM=VALUE")
+        values[left.removeprefix(f"{name}.")] = value
+    cls = find_policy(name)
+    policy, preset = make_policy(cls, values, name)
+    if policy.cheats():
+        if not any(field.name == "estimate" for field in fields(cls.params_type)):
+            raise ParamError(f"--policy {name}: it needs the true run times, which no live cluster knows")
+        raise ParamError(f"--policy {name}: it would need the true run times; choose --set {name}.estimate={'|'.join(ESTIMATES)}")
+    return policy, preset.rules
+
+
+def parameters(policy: Policy[Any]) -> dict[str, Any]:
+    return {field.name: getattr(policy.params, field.name) for field in fields(policy.params)}

@@ -1,0 +1,71 @@
+"""From what the store and the backend know to a snapshot that the engine goes on from: how a controller starts, the first time too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from trainmaster.engine.handover import Drain, Parts
+from trainmaster.engine.snapshot import Snapshot
+from trainmaster.engine.state import FUTURE, JOB, RUNNING, STARTING, WAITING
+from trainmaster.live.backends.base import NodeShare
+from trainmaster.live.jobs import LiveJob
+from trainmaster.policies.base import Memory
+from trainmaster.workload.jobs import GPU_MILLI
+
+
+def snapshot_of(jobs: Sequence[LiveJob], node_row: Mapping[str, int], now_s: float, decisions: int, memory: Memory) -> Snapshot:
+    """`jobs`: those that are offered or have a live attempt. Promises that were not handed over are made again by the next decision."""
+    state = np.zeros(len(jobs), JOB)
+    state["start_s"], state["avoid"], state["work_left"] = np.nan, -1, np.inf
+    parts: dict[int, Parts] = {}
+    drains: dict[int, Drain] = {}
+    running: list[tuple[float, int]] = []
+    for record, job in zip(state, jobs, strict=True):
+        row, attempt = job.row, job.attempt
+        record["seq"], record["settled_gpu_s"], record["served_s"], record["held_s"] = row.id, row.gpu_s, row.run_s, row.run_s
+        record["preemptions"], record["failures"] = row.preemptions, row.failures
+        record["start_s"] = np.nan if row.start_s is None else row.start_s
+        record["served_mark_s"] = row.run_s
+        record["phase"] = WAITING if job.wants_to_run else FUTURE
+        if attempt is None:
+            continue
+        held = parts_of(attempt.shares, row.engine.get("slots", []), node_row)
+        if attempt.asked_s is not None:
+            drains[row.id] = Drain(held, attempt.asked_s)
+            spent_s = attempt.asked_s - attempt.claimed_s
+            record["settled_gpu_s"] += spent_s * float(held.milli.sum()) / GPU_MILLI
+            record["served_s"], record["held_s"] = row.run_s + spent_s, row.run_s + spent_s
+            continue
+        parts[row.id] = held
+        running.append((attempt.claimed_s, row.id))
+        record["running"], record["held_milli"], record["held_since_s"] = 1, int(held.milli.sum()), attempt.claimed_s
+        record["phase"] = STARTING if attempt.start_s is None else RUNNING
+        record["since_s"] = attempt.claimed_s if attempt.start_s is None else attempt.start_s
+        record["ready_s"] = np.inf if attempt.start_s is None else attempt.start_s
+    return Snapshot(
+        now_s=now_s, decisions=decisions, decide_s=np.inf, state=state, parts=parts, running=tuple(id for _, id in sorted(running)),
+        drains=drains, memory=memory,
+    )  # fmt: skip
+
+
+def parts_of(shares: Sequence[NodeShare], slots: Sequence[int], node_row: Mapping[str, int]) -> Parts:
+    """What an attempt holds, in the ledger's words. `slots`: of fractions, the GPU that the ledger counted them on."""
+    return Parts(
+        node=np.array([node_row[share.node] for share in shares], np.int32),
+        milli=np.array([round(share.gpus * GPU_MILLI) for share in shares], np.int64),
+        slot=np.array(slots or [-1] * len(shares), np.int32),
+        cpu_milli=np.array([round(share.cpus * 1000) for share in shares], np.int64),
+        memory_mib=np.array([round(share.memory_gib * 1024) for share in shares], np.int64),
+    )
+
+
+def shares_of(parts: Parts, node_names: Sequence[str]) -> tuple[NodeShare, ...]:
+    """The same, in the backend's words."""
+    return tuple(
+        NodeShare(node=node_names[node], gpus=milli / GPU_MILLI, cpus=cpu / 1000, memory_gib=memory / 1024)
+        for node, milli, cpu, memory in zip(
+            parts.node.tolist(), parts.milli.tolist(), parts.cpu_milli.tolist(), parts.memory_mib.tolist(), strict=True
+        )
+    )

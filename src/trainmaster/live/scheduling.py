@@ -1,0 +1,125 @@
+"""The engine on a wall clock: brought up to now, told what has happened, asked for one decision.
+
+    catch_up(now)      wake-ups that were due before now happen at their own time
+    engine.started(...), engine.ended(...), ...      what the backend reported, as of now
+    decide(now, jobs)  with the jobs that are offered or hold GPUs now
+
+Jobs, nodes and policies change by building the engine anew from a snapshot of the one before: one way for all of them, and for
+the start after a crash. The twin runs the same engine; only who calls it, and when, is different.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainmaster.cluster.cluster import Cluster
+from trainmaster.engine import kernels
+from trainmaster.engine.core import Engine, Setup
+from trainmaster.engine.handover import Executor, Parts
+from trainmaster.engine.result import UNSCHEDULABLE
+from trainmaster.engine.snapshot import Snapshot, resume, take
+from trainmaster.live.jobs import LiveJob
+from trainmaster.policies.base import DecisionRecord, EngineRules, Memory, Policy
+from trainmaster.workload.jobs import JobTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A decision that was made."""
+
+    record: DecisionRecord
+    order: NDArray[np.int64]  # waiting jobs by id, next first
+    took_ms: float
+    memory: Memory
+
+
+@dataclass(slots=True)
+class Acts:
+    """The engine's executor, live: what it is told waits here until it is written down."""
+
+    starts: list[tuple[int, Parts]] = field(default_factory=list)
+    stops: list[int] = field(default_factory=list)
+
+    def start(self, seq: int, parts: Parts) -> None:
+        self.starts.append((seq, parts))
+
+    def stop(self, seq: int) -> None:
+        self.stops.append(seq)
+
+
+class Scheduling:
+    def __init__(self, policy: Policy[Any], rules: EngineRules | None, setup: Setup, executor: Executor) -> None:
+        self.policy, self.rules, self.setup, self.executor = policy, rules, setup, executor
+        self.engine: Engine | None = None
+        self.memory_is_ours = True  # the snapshot's memory is that of the policy
+
+    def begin(self, snapshot: Snapshot, table: JobTable, jobs: Sequence[LiveJob], cluster: Cluster) -> dict[int, str]:
+        """An engine for these jobs and nodes that goes on from the snapshot; why some can never run there."""
+        engine = Engine(table, cluster, self.policy, self.setup, rules=self.rules)
+        engine.hand_to(self.executor)
+        engine.clock["open"] = 1
+        resume(engine, snapshot, memory=self.memory_is_ours)
+        self.memory_is_ours = True
+        known = set(snapshot.state["seq"].tolist())
+        rows = {node.name: row for row, node in enumerate(cluster.nodes)}
+        for job in jobs:  # a job that is offered again has a past
+            if job.avoid in rows:
+                engine.state.jobs[engine.row(job.id)]["avoid"] = rows[job.avoid]
+            if job.row.attempts and job.id not in known:
+                record = engine.state.jobs[engine.row(job.id)]
+                record["settled_gpu_s"], record["served_s"], record["held_s"] = job.row.gpu_s, job.row.run_s, job.row.run_s
+                record["preemptions"], record["failures"] = job.row.preemptions, job.row.failures
+                record["start_s"] = np.nan if job.row.start_s is None else job.row.start_s
+        kernels.decide_soon(engine.state.clock)
+        self.engine = engine
+        return {int(table.seq[row]): str(engine.reason[row]) for row in np.flatnonzero(engine.outcome == UNSCHEDULABLE)}
+
+    def renew(self, table: JobTable, jobs: Sequence[LiveJob], cluster: Cluster) -> dict[int, str]:
+        """Other jobs, nodes or another policy from now on."""
+        assert self.engine is not None
+        return self.begin(take(self.engine), table, jobs, cluster)
+
+    def change_policy(self, policy: Policy[Any], rules: EngineRules | None) -> None:
+        """From the next `renew` on; it begins with a memory of its own."""
+        self.policy, self.rules, self.memory_is_ours = policy, rules, False
+
+    def catch_up(self, now_s: float) -> Made | None:
+        """What was due by itself before now has happened at its own time; the engine's time is now."""
+        return self._run_to(now_s)
+
+    def decide(self, now_s: float) -> Made | None:
+        """The decision that is due now, if one is."""
+        return self._run_to(float(np.nextafter(max(now_s, self.now_s), np.inf)))
+
+    @property
+    def now_s(self) -> float:
+        assert self.engine is not None
+        return float(self.engine.clock["now_s"])
+
+    @property
+    def seq_bound(self) -> int:
+        assert self.engine is not None
+        return self.engine.seq_bound
+
+    def next_s(self) -> float:
+        """When a decision is due by itself; inf = not before something happens."""
+        assert self.engine is not None
+        return float(self.engine.clock["decide_s"])
+
+    def _run_to(self, until_s: float) -> Made | None:
+        engine = self.engine
+        assert engine is not None
+        before, began = int(engine.clock["decisions"]), time.perf_counter()
+        engine.clock["until_s"] = max(until_s, float(engine.clock["now_s"]))
+        while engine.advance() != kernels.EXTERNAL:
+            pass
+        if engine.clock["decisions"] == before:
+            return None
+        record, order = engine.record(), engine.waiting_in_order()
+        return Made(record=record, order=order, took_ms=(time.perf_counter() - began) * 1e3, memory=engine.memory)

@@ -1,0 +1,60 @@
+"""What becomes of a job when its attempt is gone: one table, by why it was stopped and how it looked at its end.
+
+asked to stop for    ended by itself, exit 0     ended otherwise                     lost
+preempt, requeue     SUCCEEDED                   PENDING, preempted                  RECOVERING
+suspend              SUCCEEDED                   SUSPENDED                           SUSPENDED
+cancel               CANCELLED                   CANCELLED                           CANCELLED
+limit                SUCCEEDED                   TIMEOUT                             TIMEOUT
+hang                 SUCCEEDED                   PENDING, a failed start             PENDING, a failed start
+(nothing)            SUCCEEDED                   FAILED, or PENDING to try again     RECOVERING
+
+"By itself" means that the ranks did not acknowledge the stop: an attempt that has, ends with 0 and is preempted all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainmaster.live.backends.base import Observation, Seen
+from trainmaster.live.jobs import LiveJob
+from trainmaster.live.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The job's next state, why, and what it costs."""
+
+    state: State
+    reason: str
+    preempted: bool = False
+    failed_start: bool = False
+    retried: bool = False
+    failure: bool = False  # of the cluster, not of the job
+
+
+def outcome_of(job: LiveJob, seen: Observation) -> Outcome:
+    """`seen` is ENDED, LOST or REFUSED."""
+    asked = job.stop_reason
+    if asked == "cancel":
+        return Outcome(State.CANCELLED, "cancelled")
+    if seen.seen is Seen.REFUSED:
+        return Outcome(State.PENDING, f"start refused: {seen.message}" if seen.message else "start refused", failed_start=True)
+    lost = seen.seen is Seen.LOST
+    by_itself = not lost and seen.exit_code == 0 and not seen.acknowledged
+    if by_itself:
+        return Outcome(State.SUCCEEDED, "exit 0")
+    if asked in ("preempt", "requeue") and not lost:
+        return Outcome(State.PENDING, "preempted" if asked == "preempt" else "requeued", preempted=asked == "preempt")
+    if asked == "suspend":
+        return Outcome(State.SUSPENDED, "suspended", failure=lost)
+    if asked == "limit":
+        return Outcome(State.TIMEOUT, "time limit")
+    if asked == "hang":
+        return Outcome(State.PENDING, "its start hung", failed_start=True)
+    if lost:
+        return Outcome(State.RECOVERING, seen.message or "its processes were lost", failure=True)
+    code = seen.exit_code
+    retry = job.spec.retry
+    if job.row.tries < retry.max and (not retry.exit_codes or code in retry.exit_codes):
+        return Outcome(State.PENDING, f"try {job.row.tries + 2} of {retry.max + 1} after exit {code}", retried=True)
+    return Outcome(State.FAILED, f"exit {code}")
