@@ -332,13 +332,10 @@ class Engine:
             policy_name=self.policy.name,
             true_remaining_s=true_remaining_s,
             holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
-<<<<<<< HEAD
+            beside=self.traits.beside,
             rates_of=self._rates_of,
             types_held=types_held,
             round_s=self.round_s,
-=======
-            beside=self.traits.beside,
->>>>>>> main
         )
 
     def parts(self, row: int) -> Parts:
@@ -421,12 +418,7 @@ class Engine:
             elif code == kernels.RATE:
                 self._rate()
             elif code == kernels.GROW:
-<<<<<<< HEAD
-                more = int(clock["n_waiting"] + clock["n_holding"])
-                grow_log(S, 2 * len(S.alloc_job) + more, 2 * len(S.part_node) + int(clock["gpus"]) + more)
-=======
                 self._grow_log()
->>>>>>> main
             elif code == kernels.BROKEN:
                 self._break()
             else:

@@ -1152,17 +1152,6 @@ def compact_running(S):
 
 
 @njit
-def drop_running(S, row):
-    """Take a job that was stopped off the list: started again, it would stand there twice."""
-    c, i = S, 0
-    while i < c.n_running and S.running_list[i] != row:
-        i += 1
-    if i < c.n_running:
-        S.running_list[i : c.n_running - 1] = S.running_list[i + 1 : c.n_running].copy()
-        c.n_running -= 1
-
-
-@njit
 def add_running(S, row):
     c = S
     if c.n_running == len(S.running_list):
@@ -1283,7 +1272,7 @@ def watch(S):
 @njit
 def room_to_log(S):
     c = S
-    allocations = c.n_allocations + c.n_waiting + c.n_holding + 2  # a decision may move all who hold
+    allocations = c.n_allocations + c.n_waiting + 2
     return allocations < len(S.alloc_job) and c.n_parts + c.gpus + c.n_waiting + 2 < len(S.part_node)
 
 
@@ -1388,7 +1377,6 @@ def stop_job(clock, row):
     S = clock[0]
     give_all(S, S.jobs[row].allocation)
     requeue(S, row)
-    drop_running(S, row)
 
 
 @njit(types.int64(STATE, types.int32), cache=True)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.policies.base import Decision, EngineRules, Floats, Memory, Policy, Preset, View, check, policy
-from trainmaster.policies.turns import NO_TURN, Rounds, give, lines, take_turns
+from trainmaster.policies.turns import NO_TURN, Rounds, Shares, give, place_all, take_turns
 
 Ints = NDArray[np.int64]
 
@@ -37,7 +37,8 @@ class Params:
     rounds: bool = False  # as in Gavel's simulator
 
 
-ARTIFACT = Preset(params={"rounds": True, "alpha": 0.2}, rules=EngineRules(own_rounds=True), source="stanford-futuredata/gavel, commit c4fa400")
+SOURCE = "stanford-futuredata/gavel, commit c4fa400"
+ARTIFACT = Preset(params={"rounds": True, "alpha": 0.2}, rules=EngineRules(own_rounds=True), source=SOURCE)
 
 
 @policy(name="allox", paper="Le et al., EuroSys 2020", needs=("oracle",), params=Params, presets={"artifact": ARTIFACT})
@@ -60,7 +61,8 @@ class Allox(Policy[Params]):
     def _turns(self, view: View) -> Ints:
         jobs, seconds = view.jobs, seconds_left(view)
         turn = view.held_type.copy()
-        left = np.array(list(view.capacity_gpus.values())) - np.bincount(turn[turn != NO_TURN], jobs.gpus[turn != NO_TURN], len(view.capacity_gpus))
+        gpus, running = np.array(list(view.capacity_gpus.values()), np.float64), turn != NO_TURN
+        left: Floats = gpus - np.bincount(turn[running], jobs.gpus[running], len(gpus))
         waiting = np.flatnonzero(turn == NO_TURN)
         user = jobs.table.user.codes[jobs.row] + 1
         users = np.unique(user[waiting])
@@ -95,7 +97,7 @@ class Allox(Policy[Params]):
 
     # --------------------------------------------------------------------------------------------- the artifact's
 
-    def _shares_of_the_artifact(self, view: View, memory: Memory) -> Floats:
+    def _shares_of_the_artifact(self, view: View, memory: Memory) -> Shares:
         seq, seconds = view.jobs.seq, seconds_left(view)
         placed, gpus = memory["placed"][seq], np.array(list(view.capacity_gpus.values()), np.int64)
         free = gpus - np.bincount(placed[placed != NO_TURN], minlength=len(gpus))
@@ -107,7 +109,7 @@ class Allox(Policy[Params]):
             first = first_of_each(machine, last)
             placed[unplaced[chosen[first]]] = types[machine[first]]
         memory["placed"][seq] = placed
-        return (placed[:, None] == np.arange(len(gpus))).astype(np.float64)
+        return Shares((placed[:, None] == np.arange(len(gpus))).astype(np.float64))
 
 
 # ------------------------------------------------------------------------------------------------- the matching
@@ -115,7 +117,7 @@ class Allox(Policy[Params]):
 
 def match(seconds: Floats, free_in_s: Floats) -> tuple[Ints, Ints, Ints]:
     """(job, machine, position from the last) of the least total completion time; `seconds` is (jobs, machines)."""
-    from scipy.optimize import linear_sum_assignment  # here, as listing policies must stay cheap
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]  # here, as listing policies must stay cheap
 
     jobs, machines = seconds.shape
     cost = free_in_s[None, :, None] + seconds[:, :, None] * np.arange(1, jobs + 1)

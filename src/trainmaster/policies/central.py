@@ -124,13 +124,13 @@ def where_ecos_stops(options: Options, floor: Floats) -> Floats:
 
     ones, nothing = np.ones(len(h)), np.zeros(there.shape)
     x = newton(ones, nothing, h)[0]
-    z, tau, kappa = ones, np.float64(1.0), np.float64(1.0)
+    z, tau, kappa = ones, np.ones(1), np.ones(1)
     s: Floats = h - times(x)
     s = s + (1.0 - s.min() if s.min() <= 0 else 0.0)
     for _ in range(100):
         rx, rz, rt = -transposed(z), s + times(x) - h * tau, kappa + h @ z
         mu = (s @ z + kappa * tau) / (len(h) + 1)
-        if np.linalg.norm(rz) / tau <= CLOSE * max(1.0, np.linalg.norm(h)) and np.linalg.norm(rx) / tau <= CLOSE and s @ z < CLOSE:
+        if max(np.abs(rz).max() / max(1.0, np.abs(h).max()), np.abs(rx).max()) <= CLOSE * tau[0] and s @ z < CLOSE:
             break
         weight = s / z
         x2, z2 = newton(weight, nothing, h)
@@ -140,7 +140,7 @@ def where_ecos_stops(options: Options, floor: Floats) -> Floats:
             dtau = ((1 - sigma) * rt - pull / tau + h @ z1) / (kappa / tau - h @ z2)
             dx, dz = x1 + dtau * x2, z1 + dtau * z2
             ds, dkappa = -push - weight * dz, -(pull + kappa * dtau) / tau
-            length = room(np.concatenate([s, z, [tau, kappa]]), np.concatenate([ds, dz, [dtau, dkappa]]))
+            length = room(np.concatenate([s, z, tau, kappa]), np.concatenate([ds, dz, dtau, dkappa]))
             if not corrects:
                 sigma = max((1 - min(length, 1.0)) ** 3, 1e-4)
                 push, pull = s - sigma * mu / z + ds * dz / z, kappa * tau + dkappa * dtau - sigma * mu

@@ -39,8 +39,8 @@ from numpy.typing import NDArray
 from trainmaster.cluster.prices import usd_an_hour
 from trainmaster.policies.base import Decision, EngineRules, Floats, Memory, Policy, Preset, View, check, policy
 from trainmaster.policies.central import MARGIN, middle, where_ecos_stops
-from trainmaster.policies.linear import Options, group, most_gain, raise_level
-from trainmaster.policies.turns import Leases, Rounds, take_turns
+from trainmaster.policies.linear import Options, Solution, group, most_gain, raise_level
+from trainmaster.policies.turns import Leases, Rounds, Shares, take_turns
 
 Ints = NDArray[np.int64]
 
@@ -116,7 +116,7 @@ class Gavel(Policy[P]):
         return Leases(lease_s=p.lease_s, stay=p.stay, fills=self.fills)
 
     @abstractmethod
-    def shares(self, view: View, memory: Memory) -> Floats:
+    def shares(self, view: View, memory: Memory) -> Shares:
         """(jobs, types): the share of its time that each job should spend on each type."""
 
 
@@ -127,15 +127,15 @@ class Gavel(Policy[P]):
 class Isolated(Gavel[Params]):
     knows_rates = False
 
-    def shares(self, view: View, memory: Memory) -> Floats:
-        return isolated(view)
+    def shares(self, view: View, memory: Memory) -> Shares:
+        return Shares(isolated(view))
 
 
 @policy(name="gavel-fifo", paper=PAPER, params=Params, presets=ARTIFACT)
 class Fifo(Gavel[Params]):
     fills = False
 
-    def shares(self, view: View, memory: Memory) -> Floats:
+    def shares(self, view: View, memory: Memory) -> Shares:
         left, share = gpus_of(view), np.zeros(view.rates.shape)
         for m, (gang, rates) in enumerate(zip(view.jobs.gpus, view.rates, strict=True)):
             fitting = np.where(left >= gang, rates, 0.0)
@@ -144,7 +144,7 @@ class Fifo(Gavel[Params]):
             fastest = int(fitting.argmax())
             share[m, fastest] = 1.0
             left[fastest] -= gang
-        return share
+        return Shares(share)
 
 
 # ------------------------------------------------------------------------------------------------- max-min fairness
@@ -152,12 +152,17 @@ class Fifo(Gavel[Params]):
 
 @policy(name="gavel-max-min", paper=PAPER, params=Params, presets=ARTIFACT)
 class MaxMin(Gavel[Params]):
-    def shares(self, view: View, memory: Memory) -> Floats:
-        options, kind = kinds_alone(view, self.level_of(view))
+    def shares(self, view: View, memory: Memory) -> Shares:
+        options, kind = self.options(view)
         best = raise_level(options, runnable(options))
+        return options.shares(self.one_of_the_best(options, best), kind)
+
+    def one_of_the_best(self, options: Options, best: Solution) -> Floats:
         level = best.level * runnable(options)
-        y = middle(options, best.y, level * (1 - MARGIN)) if self.params.rounds else fastest_above(options, level)
-        return options.table(y)[kind]
+        return middle(options, best.y, level * (1 - MARGIN)) if self.params.rounds else fastest_above(options, level)
+
+    def options(self, view: View) -> tuple[Options, Ints]:
+        return kinds_alone(view, self.level_of(view))
 
     def level_of(self, view: View) -> Floats:
         return fair_level(view, view.rates)
@@ -171,6 +176,15 @@ class MaxMinAgnostic(MaxMin):
         return fair_level(view, np.where(view.rates > 0, 1.0, 0.0))
 
 
+@policy(name="gavel-max-min-packed", paper=PAPER, params=Params, presets=ARTIFACT)
+class MaxMinPacked(MaxMin):
+    def options(self, view: View) -> tuple[Options, Ints]:
+        return with_pairs(view, self.level_of(view))
+
+    def one_of_the_best(self, options: Options, best: Solution) -> Floats:
+        return best.y if self.params.rounds else super().one_of_the_best(options, best)
+
+
 @policy(name="gavel-water-filling", paper=PAPER, params=WaterFillingParams, presets=ARTIFACT)
 class WaterFilling(Gavel[WaterFillingParams]):
     def validate(self, restart_cost_s: float) -> None:
@@ -178,14 +192,14 @@ class WaterFilling(Gavel[WaterFillingParams]):
         check(self.params.entities in ENTITIES, f"entities must be one of {', '.join(ENTITIES)}, not {self.params.entities}")
         check(self.params.within in ("fair", "fifo"), f"within must be fair or fifo, not {self.params.within}")
 
-    def shares(self, view: View, memory: Memory) -> Floats:
+    def shares(self, view: View, memory: Memory) -> Shares:
         entity, entity_weight = self._entities(view)
         level = fair_level(view, view.rates)
         fifo = self.params.within == "fifo" and self.params.entities != "none"
         options, kind = kinds_alone(view, level, entity, *([np.arange(len(entity))] if fifo else []))
         _, first = np.unique(kind, return_index=True)
         if self.params.entities == "none":
-            return options.table(fill(options, lambda open_: open_ * 1.0))[kind]
+            return options.shares(fill(options, lambda open_: open_ * 1.0), kind)
         own = view.jobs.table.weight[view.jobs.row][first]
 
         def claims(open_: NDArray[np.bool_]) -> NDArray[Any]:
@@ -198,7 +212,7 @@ class WaterFilling(Gavel[WaterFillingParams]):
             alike = np.divide(share, of_entity, out=np.zeros(len(share)), where=of_entity > 0)
             return alike * entity_weight[entity[first]] / options.jobs
 
-        return options.table(fill(options, claims))[kind]
+        return options.shares(fill(options, claims), kind)
 
     def _entities(self, view: View) -> tuple[Ints, Floats]:
         """The entity of each job, and the weight of each."""
@@ -239,7 +253,7 @@ class FinishTimeFairness(Gavel[EstimateParams]):
         mine = {"left_s": np.full(jobs, np.nan), "isolated_s": np.zeros(jobs), "isolated_speed": np.ones(jobs)}
         return super().start_memory(jobs) | mine
 
-    def shares(self, view: View, memory: Memory) -> Floats:
+    def shares(self, view: View, memory: Memory) -> Shares:
         seq, speed, left_s = view.jobs.seq, speeds(view), remaining_s(view)
         isolated_speed = np.maximum((speed * isolated(view)).sum(axis=1), TINY)
         before_s = np.where(np.isnan(memory["left_s"][seq]), left_s, memory["left_s"][seq])
@@ -249,7 +263,7 @@ class FinishTimeFairness(Gavel[EstimateParams]):
         alone_s = np.maximum(memory["isolated_s"][seq] + left_s / isolated_speed, TINY)
         return self._least_rho(view, speed, age_s, np.maximum(left_s, TINY), alone_s)
 
-    def _least_rho(self, view: View, speed: Floats, age_s: Floats, left_s: Floats, alone_s: Floats) -> Floats:
+    def _least_rho(self, view: View, speed: Floats, age_s: Floats, left_s: Floats, alone_s: Floats) -> Shares:
         options, kind = kinds_alone(view, speed, age_s, left_s, alone_s)
         _, first = np.unique(kind, return_index=True)
         age_s, left_s, alone_s = age_s[first], left_s[first], alone_s[first]
@@ -263,13 +277,13 @@ class FinishTimeFairness(Gavel[EstimateParams]):
                 break
             rate = np.where(runs > 0, np.maximum(options.of_one_job(best.y), TINY), 1.0)
         if self.params.rounds:
-            return options.table(best.y)[kind]
-        return options.table(fastest_above(options, need / need.max() * min(best.level, need.max())))[kind]
+            return options.shares(best.y, kind)
+        return options.shares(fastest_above(options, need / need.max() * min(best.level, need.max())), kind)
 
 
 @policy(name="gavel-makespan", paper=PAPER, needs=("oracle",), params=EstimateParams, presets=ARTIFACT)
 class Makespan(Gavel[EstimateParams]):
-    def shares(self, view: View, memory: Memory) -> Floats:
+    def shares(self, view: View, memory: Memory) -> Shares:
         left_s = np.maximum(remaining_s(view), TINY)
         options, kind = kinds_alone(view, speeds(view), left_s)
         _, first = np.unique(kind, return_index=True)
@@ -280,8 +294,8 @@ class Makespan(Gavel[EstimateParams]):
             by_job, job = kinds_alone(view, view.rates, np.arange(len(left_s)))
             steps = np.zeros(len(job))
             steps[job] = left_s * view.jobs.state["alone_rate"]
-            return by_job.table(where_ecos_stops(by_job, steps * runnable(by_job) / bisected(longest_s / best.level)))[job]
-        return options.table(fastest_above(options, claim * best.level))[kind]
+            return by_job.shares(where_ecos_stops(by_job, steps * runnable(by_job) / bisected(longest_s / best.level)), job)
+        return options.shares(fastest_above(options, claim * best.level), kind)
 
 
 def bisected(least_s: float) -> float:
@@ -301,23 +315,23 @@ def bisected(least_s: float) -> float:
 
 @policy(name="gavel-max-throughput", paper=PAPER, params=ThroughputParams, presets=IN_STEPS)
 class MaxThroughput(Gavel[ThroughputParams]):
-    def shares(self, view: View, memory: Memory) -> Floats:
+    def shares(self, view: View, memory: Memory) -> Shares:
         options, kind = kinds_alone(view, speeds(view) if self.params.relative else view.rates)
-        return options.table(most_gain(options, scaled(options.rate)))[kind]
+        return options.shares(most_gain(options, scaled(options.rate)), kind)
 
 
 @policy(name="gavel-min-cost", paper=PAPER, params=CostParams, presets=IN_STEPS)
 class MinCost(Gavel[CostParams]):
-    def shares(self, view: View, memory: Memory) -> Floats:
+    def shares(self, view: View, memory: Memory) -> Shares:
         options, kind = kinds_alone(view, speeds(view) if self.params.relative else view.rates)
-        return options.table(most_gain(options, per_dollar(options, view, self.params)))[kind]
+        return options.shares(most_gain(options, per_dollar(options, view, self.params)), kind)
 
 
 @policy(name="gavel-slo", paper=PAPER, needs=("oracle",), params=SloParams, presets=IN_STEPS)
 class Slo(Gavel[SloParams]):
     """Deadlines are kept from the earliest on, as many as can be together; the artifact drops all if not all can."""
 
-    def shares(self, view: View, memory: Memory) -> Floats:
+    def shares(self, view: View, memory: Memory) -> Shares:
         speed, left_s, due_s = speeds(view), remaining_s(view), view.jobs.table.deadline_s[view.jobs.row] - view.now_s
         options, kind = kinds_alone(view, speed if self.params.relative else view.rates, np.nan_to_num(due_s, nan=-1.0), left_s)
         _, first = np.unique(kind, return_index=True)
@@ -334,7 +348,7 @@ class Slo(Gavel[SloParams]):
                 kept, beyond = (middle_, beyond) if self._feasible(options, possible[:middle_], need * unit) else (kept, middle_)
         floor = np.zeros(len(options.jobs))
         floor[possible[:kept]] = (need * unit)[possible[:kept]]
-        return options.table(most_gain(options, per_dollar(options, view, self.params), floor * SLACK))[kind]
+        return options.shares(most_gain(options, per_dollar(options, view, self.params), floor * SLACK), kind)
 
     def _feasible(self, options: Options, kinds: Ints, need: Floats) -> bool:
         claim = np.zeros(len(options.jobs))
@@ -388,6 +402,33 @@ def kinds_alone(view: View, level: Floats, *more: NDArray[Any]) -> tuple[Options
     kind, first = group(view.jobs.gpus, *level.T, *more)
     jobs = np.bincount(kind).astype(np.float64)
     return Options.alone(jobs, view.jobs.gpus[first], level[first], gpus_of(view)), kind
+
+
+def with_pairs(view: View, level: Floats) -> tuple[Options, Ints]:
+    """Each kind alone, and beside each other (or itself) where the two together do more than either alone.
+
+    What a pair does is asked of the performance model, where it knows; it depends on the models and the gangs.
+    """
+    table, rows = view.jobs.table, view.jobs.row
+    options, kind = kinds_alone(view, level, table.model.codes[rows])
+    if view.beside is None:
+        return options, kind
+    _, first = np.unique(kind, return_index=True)
+    rates, gangs, found = view.rates[first], view.jobs.gpus[first], []
+    last = np.zeros(len(first), np.int64)
+    last[kind] = np.arange(len(kind))  # another of its kind, if there is one
+    for a, b in zip(*np.triu_indices(len(first)), strict=True):
+        if a == b and options.jobs[a] < 2:
+            continue
+        row_a, row_b = int(rows[first[a]]), int(rows[last[b]])
+        for j, name in enumerate(view.capacity_gpus):
+            if not (rates[a, j] > 0 and rates[b, j] > 0):
+                continue
+            part_a, part_b = view.beside(row_a, row_b, name) / rates[a, j], view.beside(row_b, row_a, name) / rates[b, j]
+            if part_a > 0 and part_b > 0 and part_a + part_b > 1:
+                gang = max(gangs[a], gangs[b])
+                found.append((a, b, j, gang, part_a * level[first[a], j], part_b * level[first[b], j]))
+    return options.beside(np.array(found).reshape(-1, 6)), kind
 
 
 def runnable(options: Options) -> Floats:

@@ -15,12 +15,14 @@ simplex method solves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trainmaster.policies.turns import SMALLEST_SHARE, Pairs, Shares
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -49,7 +51,11 @@ class Entries:
 
     @classmethod
     def of(cls, kind: Ints, paired: Ints, other: Ints, mine: Floats, others: Floats) -> Entries:
-        """An entry an option in the row of its kind, and for pairs one in the row of the other."""
+        """An entry an option in the row of its kind, and for pairs one in the row of the other; a pair of one kind counts twice."""
+        twins = paired[other[paired] == kind[paired]]
+        mine = mine.copy()
+        mine[twins] += others[twins]
+        paired = np.setdiff1d(paired, twins)
         row, column = np.concatenate([kind, other[paired]]), np.concatenate([np.arange(len(kind)), paired])
         return cls(row, column, np.concatenate([mine, others[paired]]))
 
@@ -78,6 +84,12 @@ class Options:
         kind, type_ = np.nonzero((rate > 0) & (gang[:, None] <= gpus))
         nothing = np.zeros(len(kind))
         return cls(jobs, gpus, kind, np.full(len(kind), ALONE), type_, gang[kind], rate[kind, type_], nothing)
+
+    def beside(self, pairs: Floats) -> Options:
+        """And pairs: rows of (kind, other kind, type, gang, rate, the other's rate)."""
+        kind, other, type_ = pairs[:, :3].astype(np.int64).T
+        added = {"kind": kind, "other": other, "type": type_, "gang": pairs[:, 3], "rate": pairs[:, 4], "other_rate": pairs[:, 5]}
+        return replace(self, **{name: np.concatenate([getattr(self, name), column]) for name, column in added.items()})
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -117,6 +129,22 @@ class Options:
         fraction = np.minimum(self.gpus[self.type] / np.maximum(of_type, 1e-300), 1.0)
         options = np.bincount(self.kind[alone], minlength=len(self.jobs))[self.kind]
         return weight * fraction / np.maximum(options, 1)
+
+    def shares(self, y: Floats, kind: Ints) -> Shares:
+        """Of each job, whose kind is given: of what its kind does, an equal part; of a pair of kinds, each two of theirs."""
+        used = np.flatnonzero((self.other != ALONE) & (y > SMALLEST_SHARE))
+        if not len(used):
+            return Shares(self.table(y)[kind])
+        members = [np.flatnonzero(kind == k) for k in range(len(self.jobs))]
+        found = []
+        for o in used.tolist():
+            one, other = np.meshgrid(members[self.kind[o]], members[self.other[o]], indexing="ij")
+            one, other = one.reshape(-1), other.reshape(-1)
+            if self.kind[o] == self.other[o]:
+                one, other = one[one < other], other[one < other]
+            found.append((one, other, np.full(len(one), self.type[o]), np.full(len(one), y[o] / len(one))))
+        one, other, type_, share = (np.concatenate(column) for column in zip(*found, strict=True))
+        return Shares(self.table(y)[kind], Pairs(np.minimum(one, other), np.maximum(one, other), type_, share))
 
     def table(self, y: Floats) -> Floats:
         """(kinds, types): the share of its time that one job of a kind spends alone on a type."""
