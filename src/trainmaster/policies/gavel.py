@@ -154,7 +154,7 @@ class Fifo(Gavel[Params]):
 class MaxMin(Gavel[Params]):
     def shares(self, view: View, memory: Memory) -> Shares:
         options, kind = self.options(view)
-        best = raise_level(options, runnable(options))
+        best = raise_level(options, runnable(options), central=self.params.rounds)
         return options.shares(self.one_of_the_best(options, best), kind)
 
     def one_of_the_best(self, options: Options, best: Solution) -> Floats:

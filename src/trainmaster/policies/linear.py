@@ -161,34 +161,40 @@ class Solution:
     price: Floats  # of each kind's claim, >= 0: positive where it holds the level down
 
 
-def raise_level(options: Options, claim: Floats, floor: Floats | None = None) -> Solution:
-    """The largest t with  throughput of a job >= floor + claim x t  for each kind."""
+def raise_level(options: Options, claim: Floats, floor: Floats | None = None, *, central: bool = True) -> Solution:
+    """The largest t with  throughput of a job >= floor + claim x t  for each kind. `central`: y is in the middle of the optimal face."""
     kinds, limits, last = len(options.jobs), len(options.most), len(options)
     wants = np.flatnonzero(claim)
     entries = options.limits.above(options.throughput, limits).above(Entries(wants, np.full(len(wants), last), -claim[wants]), limits)
     cost = np.zeros(last + 1)
     cost[last] = -1.0
     lower = np.concatenate([np.full(limits, -np.inf), np.zeros(kinds) if floor is None else floor])
-    x, dual = solve(cost, entries, lower, np.concatenate([options.most, np.full(kinds, np.inf)]))
+    x, dual = solve(cost, entries, lower, np.concatenate([options.most, np.full(kinds, np.inf)]), central=central)
     return Solution(x[:last], float(x[last]), np.abs(dual[limits:]))
 
 
 def most_gain(options: Options, gain: Floats, floor: Floats | None = None) -> Floats:
-    """y of the largest gain . y, each job of a kind at least at its floor. Raises Infeasible."""
+    """y of the largest gain . y, each job of a kind at least at its floor: a vertex, so that few shares are split. Raises Infeasible."""
     entries, lower, upper = options.limits, np.full(len(options.most), -np.inf), options.most
     if floor is not None:
         entries = entries.above(options.throughput, len(upper))
         lower, upper = np.concatenate([lower, floor]), np.concatenate([upper, np.full(len(floor), np.inf)])
-    return solve(-gain, entries, lower, upper)[0]
+    return solve(-gain, entries, lower, upper, central=False)[0]
+
+
+# Nothing to presolve in programs as dense in sense as these; all-zero shares are nearly feasible, so primal simplex (4) starts well.
+SETTINGS = (("output_flag", False), ("threads", 1), ("run_crossover", "off"), ("presolve", "off"), ("simplex_strategy", 4))
+MANY = 1_000  # columns from which on an interior point is the faster method
 
 
 class Infeasible(ValueError):
     """No shares of time satisfy all that is asked."""
 
 
-def solve(cost: Floats, entries: Entries, lower: Floats, upper: Floats) -> tuple[Floats, Floats]:
+def solve(cost: Floats, entries: Entries, lower: Floats, upper: Floats, *, central: bool = True) -> tuple[Floats, Floats]:
     """(x, duals of the rows): the least cost . x over x >= 0 with lower <= matrix x <= upper."""
     import highspy  # here, as listing policies must stay cheap
+    from highspy._core import _Highs  # the solver alone: the class around it prints a banner and makes callbacks
 
     order = np.argsort(entries.column, kind="stable")
     program = highspy.HighsLp()
@@ -199,9 +205,9 @@ def solve(cost: Floats, entries: Entries, lower: Floats, upper: Floats) -> tuple
     matrix.format_ = highspy.MatrixFormat.kColwise
     matrix.start_ = np.concatenate([[0], np.cumsum(np.bincount(entries.column, minlength=len(cost)))]).astype(np.int32)
     matrix.index_, matrix.value_ = entries.row[order].astype(np.int32), entries.value[order]
-    for solver in ("ipm", "simplex"):
-        highs = highspy.Highs()  # type: ignore[no-untyped-call]
-        for option, value in (("output_flag", False), ("threads", 1), ("solver", solver), ("run_crossover", "off")):
+    for solver in ("ipm", "simplex") if central or len(cost) > MANY else ("simplex", "ipm"):
+        highs = _Highs()
+        for option, value in (*SETTINGS, ("solver", solver)):
             highs.setOptionValue(option, value)
         highs.passModel(program)
         highs.run()

@@ -139,7 +139,7 @@ class Leases:
         counts = (turn != NO_TURN) & ~(partner < rows) | (partner == NOBODY) & (turn != NO_TURN)
         left = gpus - np.bincount(turn[counts], jobs.gpus[counts], len(gpus))
         claim_s = owed_s + share * self.lease_s
-        claim_s[running, held[running]] += self.stay * jobs.state["restart_s"][running]
+        claim_s[running, held[running]] += self.lease_s + self.stay * jobs.state["restart_s"][running]
         job, type_ = np.nonzero(claims & (turn == NO_TURN)[:, None])
         holds = np.concatenate([held[job] == type_, pair_holds])
         largest = np.lexsort((~holds, -np.concatenate([claim_s[job, type_], pair_s])))
@@ -161,7 +161,7 @@ class Leases:
         one, other, type_ = row[pair_seq[:, 0]], row[pair_seq[:, 1]], memory["pair_type"]
         holds = (memory["partner"][pair_seq[:, 0]] == pair_seq[:, 1]) & (view.held_type[one] == type_) & (view.held_type[other] == type_)
         claim_s = memory["pair_owed_s"] + memory["pair_share"] * self.lease_s
-        return one, other, type_, claim_s + self.stay * jobs.state["restart_s"][one] * holds, holds
+        return one, other, type_, claim_s + (self.lease_s + self.stay * jobs.state["restart_s"][one]) * holds, holds
 
 
 def no_pairs(jobs: int) -> Memory:
