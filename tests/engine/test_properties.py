@@ -34,6 +34,8 @@ TIMES_OF_POLICIES = {
     "tiresias-las": {"limits_gpu_s": (20.0, 90.0)},
     "tiresias-gittins": {"limits_gpu_s": (20.0, 90.0), "quantum_gpu_s": 40.0, "samples": (15.0, 30.0, 30.0, 60.0, 200.0)},
     "yarn-capacity": {"locality_wait_s": 20.0},
+    "gandiva-fair": {"quantum_s": 20.0},
+    "themis": {"lease_s": 30.0},
 }
 TIMES_OF_POLICIES |= {name: {"lease_s": 20.0, "solve_every_s": 60.0} for name, cls in policies().items() if issubclass(cls, Gavel)}
 NAMES = list(policies())

@@ -75,8 +75,10 @@ class Engine:
         self.restart_cost_s = _first(rules.restart_cost_s, setup.restart_cost_s)
         policy.validate(self.restart_cost_s)
         self.placement = find_placement(_first(rules.placement, setup.placement))
-        if cluster.queues and not isinstance(policy, ListPolicy) and "queues" not in policy.needs:
-            raise ParamError(f"--policy: {policy.name} plans the whole cluster and knows no quotas; leave `queues` out of the cluster file")
+        has_quotas = any(spec.quota_gpus is not None for spec in cluster.queues.values())
+        if has_quotas and not isinstance(policy, ListPolicy) and "queues" not in policy.needs:
+            fix = "leave `quota_gpus` out of the cluster file"
+            raise ParamError(f"--policy: {policy.name} plans the whole cluster and knows no quotas; {fix}")
         self.jobs = jobs = self._consolidate(jobs)
         self.types = cluster.types
         self.node_types = np.array([node.type for node in cluster.nodes], object)

@@ -8,8 +8,8 @@ Le, Sun, Chowdhury and Liu, "AlloX: Compute Allocation in Hybrid Clusters", Euro
 A least-cost matching of jobs to (machine, position) is the order of least total completion time. It is made anew whenever jobs
 arrive or end; who is first on a machine that is free starts, and runs to its end.
 
-Fairness: only the share `alpha` of users that hold the fewest GPUs enter, twice as many while none of theirs can start; at most
-`most_jobs` enter, by turns the shortest on each type.
+Fairness: only the share `alpha` of the waiting users enters, those that hold the fewest GPUs; again while theirs start, then twice as
+many. At most `most_jobs` enter at once, by turns the shortest on each type.
 Not in the paper: a gang counts as its longest worker on one machine, and starts when its type has room for all of it.
 
 preset `artifact`: AlloX as Gavel's simulator has it, in that simulator's rounds: of the jobs without a machine the earliest `alpha`,
@@ -63,20 +63,17 @@ class Allox(Policy[Params]):
         turn = view.held_type.copy()
         gpus, running = np.array(list(view.capacity_gpus.values()), np.float64), turn != NO_TURN
         left: Floats = gpus - np.bincount(turn[running], jobs.gpus[running], len(gpus))
-        waiting = np.flatnonzero(turn == NO_TURN)
-        user = jobs.table.user.codes[jobs.row] + 1
-        users = np.unique(user[waiting])
-        held = np.bincount(user, jobs.held_gpus, len(jobs.table.user.names) + 1)
-        users = users[np.argsort(held[users], kind="stable")]
-        share = self.params.alpha
-        while len(waiting):
+        user, share = jobs.table.user.codes[jobs.row] + 1, self.params.alpha
+        while left.any() and len(waiting := np.flatnonzero(turn == NO_TURN)):
+            users, held = np.unique(user[waiting]), np.bincount(user, jobs.gpus * (turn != NO_TURN))
+            users = users[np.argsort(held[users], kind="stable")]
             entering = waiting[np.isin(user[waiting], users[: int(np.ceil(share * len(users)))])]
-            first = self._matched(view, seconds, self._shortest(seconds, entering), turn)
-            before = turn.copy()
-            give(turn, left, jobs.gpus, *first)
-            if (turn != before).any() or share >= 1:
-                break
-            share *= 2
+            free_before = left.sum()
+            give(turn, left, jobs.gpus, *self._matched(view, seconds, self._shortest(seconds, entering), turn))
+            if left.sum() == free_before:
+                if share >= 1:
+                    break
+                share *= 2
         return turn
 
     def _shortest(self, seconds: Floats, jobs: Ints) -> Ints:
