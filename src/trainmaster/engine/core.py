@@ -117,7 +117,7 @@ class Engine:
     def _estimates(self) -> Floats | None:
         """Run times the policy may believe; None where it takes no estimate or the true ones."""
         source = getattr(self.policy.params, "estimate", "oracle")
-        if source == "oracle":
+        if source in ("oracle", *self.policy.own_estimates):
             return None
         if source == "predicted" and source not in self.jobs.estimates:
             keep_history(self.state, self.jobs)
@@ -351,6 +351,8 @@ class Engine:
             seed=self.setup.seed,
             policy_name=self.policy.name,
             true_remaining_s=true_remaining_s,
+            profile=self.model,
+            done=self.done,
             holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
             beside=self.traits.beside,
             observe=lambda: self._observed(rows, state, now_s),
@@ -358,6 +360,13 @@ class Engine:
             types_held=types_held,
             round_s=self.round_s,
         )
+
+    def done(self, row: int) -> float:
+        """Work that a job has done by now."""
+        job, now_s = self.state.jobs[row], float(self.clock["now_s"])
+        working_s = max(now_s - max(job["since_s"], job["ready_s"]), 0.0) if job["running"] else 0.0
+        left = max(float(job["work_left"] - working_s * job["rate"]), 0.0)
+        return float(self.jobs.work[row]) - left
 
     def _nodes(self, free: Floats, up: np.ndarray) -> Nodes:
         S, capacity, nodes = self.state, self.capacity, len(self.cluster.nodes)

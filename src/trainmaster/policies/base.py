@@ -233,6 +233,8 @@ class View:
     seed: int
     policy_name: str
     true_remaining_s: Callable[[], Floats]
+    profile: Any  # the performance model: what was measured before the jobs ran (`needs=("profile",)`)
+    done: Callable[[int], float]  # row -> work done so far
     holdings: Callable[[int], tuple[tuple[int, ...], tuple[float, ...]]]  # row -> (nodes, GPUs on each)
     beside: Callable[[int, int, str], float] | None  # (row, another, type) -> rate sharing its GPUs; None = it is not known
     observe: Callable[[], Observed]
@@ -376,6 +378,7 @@ class Policy(Generic[P]):
     memory_version: ClassVar[int] = 1
     preemptive: ClassVar[bool] = True  # a running job without a line is stopped
     round_s: ClassVar[float] = 0.0  # default of --round
+    own_estimates: ClassVar[tuple[str, ...]] = ()  # values of `estimate` that name no run times of the trace
 
     def __init__(self, params: P | None = None, **values: Any) -> None:
         self.params: P = self.params_type(**values) if params is None else params
