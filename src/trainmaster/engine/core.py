@@ -314,9 +314,9 @@ class Engine:
         jobs = S.jobs.view(np.recarray)
         return float(policy.wakeup.python(jobs, held, len(held), float(clock["now_s"]), policy.key_params(), shared, per_job))
 
-    def _refresh(self, rows: np.ndarray) -> None:
+    def _refresh(self, rows: np.ndarray, at_s: float | None = None) -> None:
         self.state.walk[: len(rows)] = rows
-        kernels.refresh_all(self.state.clock, len(rows))
+        kernels.refresh_all(self.state.clock, len(rows), float(self.clock["now_s"]) if at_s is None else at_s)
 
     def view(self) -> View:
         """What the policy sees now."""
@@ -436,6 +436,7 @@ class Engine:
         """What the last decision wrote about every active job; `policy.explain` reads it."""
         S = self.state
         rows = np.flatnonzero(np.isin(S.jobs["phase"], (WAITING, RUNNING)) | (S.jobs["running"] == 1))  # at a run's end nobody holds
+        self._refresh(rows, float(self.clock["decided_s"]))
         verdict, short = S.jobs["verdict"][rows], S.jobs["short_milli"][rows]
         if self.compiled:  # a walk over heaps speaks of a whole class at once
             klass = S.classes[S.jobs["klass"][rows]]
