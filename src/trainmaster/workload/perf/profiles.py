@@ -2,6 +2,8 @@
 
     a JSON file of accelerators and job types    Gavel's throughputs            gavel.py
     a folder of application folders              Pollux's and Sia's placements  placements.py
+    a JSON file with "speeds"                    relative speeds by type        speeds.py
+    the word catalogue                           those that are built in        catalogue.py
 
 ElasticFlow's tables and Synergy's JSON are recognised, and refused until their policies are here.
 """
@@ -13,16 +15,21 @@ from typing import Any
 
 from trainmaster.errors import InputError
 from trainmaster.workload.perf.base import Profiles
+from trainmaster.workload.perf.catalogue import catalogue
 from trainmaster.workload.perf.gavel import Gavel, looks_like_gavel
 from trainmaster.workload.perf.placements import MeasuredPlacements, is_application
 from trainmaster.workload.perf.reading import entries, read_json
+from trainmaster.workload.perf.speeds import Speeds, looks_like_speeds
 
+CATALOGUE = "catalogue"
 ELASTICFLOW_HEADER = "global_batch_size,"
 KNOWN = "known are Gavel's simulation_throughputs.json and a folder of Pollux/Sia application folders"
 
 
 def load_profiles(path: str | Path) -> Profiles:
     path = Path(path)
+    if str(path) == CATALOGUE and not path.exists():
+        return catalogue()
     return _from_folder(path) if path.is_dir() else _from_json(path)
 
 
@@ -41,6 +48,8 @@ def _from_json(path: Path) -> Profiles:
     data = read_json(path)
     if looks_like_gavel(data):
         return Gavel.of(path, data)
+    if looks_like_speeds(data):
+        return Speeds.of(str(path), data)
     if _looks_like_synergy(data):
         raise InputError(f"{path}: Synergy's model profiles are not supported yet")
     raise InputError(f"{path}: JSON, but no performance profile; {KNOWN}")
