@@ -44,7 +44,8 @@ MODELS = {  # likeness among the measured, part on the device
 
 
 def catalogue() -> Speeds:
-    return Speeds.of("the catalogue", {"reference": REFERENCE, "speeds": {model: speeds_of(*likeness) for model, likeness in MODELS.items()}})
+    speeds = {model: speeds_of(*likeness) for model, likeness in MODELS.items()}
+    return Speeds.of("the catalogue", {"reference": REFERENCE, "speeds": speeds})
 
 
 def speeds_of(likeness: str, on_device: float) -> dict[str, float]:

@@ -57,7 +57,8 @@ class SpeedModel:
         return slowest * round(allocation.total_gpus * GPU_MILLI) / self.gpu_milli[row] if self.gpu_milli[row] else 1.0, math.inf
 
     def notes(self) -> list[str]:
-        return [f"{self.unknown:,} jobs are of models that {self.source} does not know: they take its row {OTHER!r}"] if self.unknown else []
+        said = f"{self.unknown:,} jobs are of models that {self.source} does not know: they take its row {OTHER!r}"
+        return [said] if self.unknown else []
 
 
 @dataclass(slots=True)
