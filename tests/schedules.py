@@ -139,14 +139,14 @@ class Schedule:
             yield Instant(at_s, current, {node: self.cluster.nodes[node].gpus * 1000 for node in up}, asked)
 
 
-def simulate(jobs: Sequence[Job] | JobTable, on: str | Cluster, policy: Policy[Any], restart_cost_s: float = 0.0, *,
-             interpreted: bool = False, rules: Any = None, **setup: Any) -> Schedule:
+def simulate(jobs: Sequence[Job] | JobTable, on: str | Cluster, policy: Policy[Any], restart_cost_s: float | None = 0.0, *,
+             interpreted: bool = False, rules: Any = None, model: Any = None, **setup: Any) -> Schedule:
     """The real engine."""
-    simulation = prepare(jobs, on, policy, restart_cost_s, interpreted=interpreted, rules=rules, **setup)
+    simulation = prepare(jobs, on, policy, restart_cost_s, interpreted=interpreted, rules=rules, model=model, **setup)
     return schedule_of(simulation, simulation.run())
 
 
-def prepare(jobs: Sequence[Job] | JobTable, on: str | Cluster, policy: Policy[Any], restart_cost_s: float = 0.0, *,
+def prepare(jobs: Sequence[Job] | JobTable, on: str | Cluster, policy: Policy[Any], restart_cost_s: float | None = 0.0, *,
             interpreted: bool = False, rules: Any = None, model: Any = None, **setup: Any) -> Simulation:
     """A run that has not begun."""
     table = jobs if isinstance(jobs, JobTable) else JobTable.of(jobs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,14 +20,17 @@ def on(gpus: float, **more: Any) -> Line:
 
 @policy(name="scripted", paper="none", params=NoParams)
 class Scripted(Policy[NoParams]):
-    def __init__(self, script: Mapping[float, Lines], **decision: Any) -> None:
-        """From each time on, the jobs named hold what is said, in that order; others hold nothing. It wakes up at these times."""
+    def __init__(self, script: Mapping[float, Lines], watch: Callable[[View], Any] = lambda view: None, **decision: Any) -> None:
+        """From each time on, the jobs named hold what is said, in that order; others hold nothing. It wakes up at these times.
+
+        `watch` looks at each view; `seen` is what it says.
+        """
         super().__init__()
-        self.script, self.decision = script, decision
-        self.seen: list[View] = []
+        self.script, self.watch, self.decision = script, watch, decision
+        self.seen: list[Any] = []
 
     def decide(self, view: View, memory: Memory) -> Decision:
-        self.seen.append(view)
+        self.seen.append(self.watch(view))
         row_of = {str(view.jobs.table.id[row]): int(row) for row in view.jobs.row}
         said = self.script[max(time_s for time_s in self.script if time_s <= view.now_s)]
         lines = [replace(line, row=row_of[id]) for id, some in said.items() if id in row_of for line in as_lines(some)]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from engine.scripts import carried_out, on
-from schedules import job
+from engine.scripts import Scripted, carried_out, on
+from schedules import job, policy, prepare, simulate
 from trainmaster.cluster.cluster import Cluster, Node
 from trainmaster.errors import InputError, InvariantBroken
 
@@ -292,3 +292,41 @@ def test_a_change_during_a_restart_leaves_the_rest_of_it_to_pay():
 def test_lines_that_no_engine_can_carry_out_are_refused_in_one_line(lines, problem):
     with pytest.raises(InputError, match=problem):
         carried_out([job("a", 0, 2, 10)], "1x4", {0: {"a": lines}})
+
+
+# ------------------------------------------------------------------------------------------------- what is observed
+
+
+def test_running_jobs_show_their_rate_what_they_have_done_and_on_what():
+    a, b = job("a", 0, 2, 100), job("b", 0, 1, 100)
+
+    class Reporting(Crowded):
+        def metrics(self, row, allocation, done):
+            return {"noise": allocation.total_gpus * 10, "epoch": done // 10}
+
+    def shown(view):
+        seen = view.observed
+        columns = (column.tolist() for column in (seen.seq, seen.row, seen.rate, seen.done))
+        rows = zip(*columns, strict=True)
+        return [(seq, rate, done, seen.allocation(row).total_gpus, seen.metrics(row)) for seq, row, rate, done in rows]
+
+    script = Scripted({0: {"a": 2, "b": 1}, 25: {"a": 4, "b": 1}, 40: {}}, shown)
+    prepare([a, b], "1x8", script, 20, model=crowded([a, b], Reporting)).run()
+
+    assert script.seen[0] == []
+    assert script.seen[1] == [(0, 1, 5, 2, {"noise": 20, "epoch": 0}), (1, 1, 5, 1, {"noise": 10, "epoch": 0})]
+    assert script.seen[2] == [(1, 1, 20, 1, {"noise": 10, "epoch": 2})]  # the other has only idled on its four GPUs
+
+
+def test_a_start_costs_what_the_model_says_unless_the_flag_is_given():
+    a, b = job("a", 0, 1, 10), job("b", 0, 1, 10)
+
+    class Slow(Crowded):
+        def restart_s(self, jobs):
+            return np.array([50.0, np.nan])
+
+    run = simulate([a, b], "1x2", policy("fifo"), None, model=crowded([a, b], Slow))
+    assert [run.finish_s(id) for id in "ab"] == [60, 40]
+
+    run = simulate([a, b], "1x2", policy("fifo"), 5, model=crowded([a, b], Slow))
+    assert [run.finish_s(id) for id in "ab"] == [15, 15]

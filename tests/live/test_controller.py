@@ -41,7 +41,8 @@ class Site:
         self.boot()
 
     def boot(self) -> None:
-        store = Store.open(f"sqlite:///{self.path / 'store.db'}", owner=f"{socket.gethostname()}:{os.getpid()}", now=self.clock, synchronous="NORMAL")
+        owner = f"{socket.gethostname()}:{os.getpid()}"
+        store = Store.open(f"sqlite:///{self.path / 'store.db'}", owner=owner, now=self.clock)
         self.controller = Controller(store, self.machine, find_policy(self.policy)(), rules=self.rules, queues=self.queues, now=self.clock)
         self.controller.recover()
         self.plane = Plane(self.controller)

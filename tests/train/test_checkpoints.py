@@ -14,8 +14,9 @@ import pytest
 
 from train.counter import Counter, registered
 from train.fake_node import FakeNode
-from trainmaster.errors import TrainmasterError
-from trainmaster.train.store import Store, Superseded
+from trainmaster.errors import InputError, TrainmasterError
+from trainmaster.train.store import Store
+from trainmaster.train.superseded import Superseded
 
 
 def store(folder, *, job="7", attempt=1, keep=2):
@@ -203,6 +204,28 @@ def test_ranks_that_resumed_from_different_checkpoints_do_not_save_together(tmp_
     runs[1].advance()
     with pytest.raises(TrainmasterError, match="rank 1 resumed from step 1, rank 0 from step 2"):
         runs[0].advance()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file/checkpoints: Not a directory: checkpoints cannot be kept there"):
+        registered({}, Counter(), directory=str(tmp_path / "file/checkpoints"))
+
+
+def test_a_run_on_other_ranks_goes_on_after_as_many_items(tmp_path, capsys):
+    node = FakeNode(tmp_path)
+    runs = [registered(node.of_rank(rank, 2), Counter(), every_steps=3) for rank in (0, 1)]
+    loops = [run.steps(range(10), replay=False) for run in runs]
+    for _ in range(4):
+        for loop in (loops[1], loops[0]):
+            next(loop)
+    for loop in loops:
+        loop.close()
+
+    run = registered(FakeNode(tmp_path, 2).environment, Counter())
+
+    assert list(run.steps(range(20), replay=False)) == list(range(6, 20))  # 2 x 3 were seen
+    assert "is of 2 ranks, this run has 1: it goes on, but not bit for bit" in capsys.readouterr().err
 
 
 SAVES_ALL_THE_TIME = textwrap.dedent(

@@ -248,9 +248,18 @@ def started(environment, settings="{}"):
     return process
 
 
-def test_a_superseded_attempt_ends_at_once_and_writes_nothing(node):
-    process = started(node.environment)
+def told_to_end(node):
     node.supersede()
+
+
+def told_of_a_newer_attempt(node):
+    node.flag[3] = 2
+
+
+@pytest.mark.parametrize("tell", [told_to_end, told_of_a_newer_attempt], ids=lambda tell: tell.__name__)
+def test_a_superseded_attempt_ends_at_once_and_writes_nothing(node, tell):
+    process = started(node.environment)
+    tell(node)
     out, err = process.communicate(timeout=20)
 
     assert process.returncode == os.EX_TEMPFAIL

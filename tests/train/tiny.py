@@ -30,7 +30,7 @@ class Augmented(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         self.loaded.append(index)
-        noise = random.random() + np.random.rand() + torch.rand(())
+        noise = random.random() + np.random.rand() + torch.rand(())  # noqa: NPY002  the global generator is meant
         inputs = self.inputs[index]
         return inputs + 0.1 * noise.float(), inputs.sum()
 
@@ -48,7 +48,9 @@ def train(
 ) -> str:
     """One attempt; SHA-256 of the final weights. `during(step)` is called in the middle of each step."""
     run = Run(environment)
-    torch.manual_seed(0), np.random.seed(0), random.seed(0)  # every attempt begins as the first did: what follows is the checkpoint's
+    torch.manual_seed(0)  # every attempt begins as the first did: what follows is the checkpoint's
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
     model: nn.Module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1))
     if run.world > 1:  # without it, DDP arranges gradients anew after the first step, and sums of four in another order round differently
         model = DistributedDataParallel(model, find_unused_parameters=True)

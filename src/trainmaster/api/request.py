@@ -34,7 +34,7 @@ class Request:
     settings: tuple[str, ...] = ()  # LABEL.PARAM=VALUE
     placement: str = "packed"
     round_s: float | None = None
-    restart_cost_s: float = 30.0
+    restart_cost_s: float | None = None  # None = by model where it is known, else 30
     seed: int = 0
     seeds: int = 1
     jobs: int | None = None

@@ -1,7 +1,8 @@
 """The command `trainmaster`: finds the verb, hands it the rest, and turns what goes wrong into one line.
 
 A verb is a module here whose docstring begins with "trainmaster VERB", up to a colon and its summary; it has
-`arguments(parser)` and `run(args, out) -> exit status`. Only the one that is used is imported.
+`arguments(parser)` and `run(args, out) -> exit status`; `GROUP = "..."` says under which heading of the help it stands. One whose
+command line is not argparse's has `parse(parser, argv)` too. Only the one that is used is imported.
 """
 
 from __future__ import annotations
@@ -23,20 +24,24 @@ from trainmaster import __version__
 from trainmaster.cli.output import Output
 from trainmaster.errors import InputError, TrainmasterError
 
-DESCRIPTION = """Which scheduling policy should a deep-learning cluster run?
-
-Replay a trace of training jobs, your own or a generated one, under published policies, and compare them."""
+DESCRIPTION = """A deep-learning cluster manager: replay a trace under published scheduling policies and compare them;
+run the one that you chose on real jobs."""
 
 EXAMPLES = """examples:
   trainmaster simulate --trace synthetic:philly --report report.html
   trainmaster simulate --trace my_sacct.txt --cluster 16x8 --policy fifo,tiresias-las
-  trainmaster policies
+  trainmaster up                                   then, elsewhere:
+  trainmaster submit --gpus 2 -- python train.py
+  trainmaster queue
 
 `trainmaster VERB --help` tells the rest."""
 
 HELP_COLUMN, HELP_WIDTH = 30, 110
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
+GROUPS = ("simulate", "run jobs", "look at them", "change them", "the cluster")  # the order of the help; others come last
+ALIASES = {"ls": "queue", "ps": "queue"}
+GROUP = re.compile(r'^GROUP = "(.+)"$', re.MULTILINE)
 SUMMARY = re.compile(r'\s*"""trainmaster (\w+)[^:\n]*:\s*(.+?)\.?\s*("""|\n)')
 
 
@@ -76,15 +81,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def verbs() -> dict[str, str]:
-    """Every verb and its summary, from the first lines of the files: nothing is imported."""
+    """Every verb and its summary, from the text of the files: nothing is imported."""
+    return {verb: summary for listed in _grouped().values() for verb, summary in listed.items()}
+
+
+def _grouped() -> dict[str, dict[str, str]]:
+    """The verbs under their headings."""
     package = importlib.import_module("trainmaster.cli")
-    found = {}
-    for module in pkgutil.iter_modules(package.__path__, "trainmaster.cli."):
-        spec = importlib.util.find_spec(module.name)
-        source = getattr(spec.loader, "get_source", lambda _: None)(module.name) if spec else None
-        if match := SUMMARY.match(source or ""):
-            found[match[1]] = match[2]
-    return found
+    found: dict[str, dict[str, str]] = {group: {} for group in GROUPS}
+    for module in pkgutil.iter_modules(package.__path__):
+        source = _source(module.name)
+        if match := SUMMARY.match(source):
+            group = GROUP.search(source)
+            found.setdefault(group[1] if group else "other", {})[match[1]] = match[2]
+    return {group: listed for group, listed in found.items() if listed}
+
+
+def _source(verb: str) -> str:
+    """The text of a verb's file; nothing if there is none."""
+    name = f"trainmaster.cli.{verb}"
+    spec = importlib.util.find_spec(name) if verb.isidentifier() else None
+    return getattr(spec.loader, "get_source", lambda _: None)(name) or "" if spec else ""
 
 
 def _run(argv: list[str]) -> int:
@@ -93,15 +110,15 @@ def _run(argv: list[str]) -> int:
         parser.parse_args(argv)
         parser.print_help()
         return 0
-    verb, rest = argv[0], argv[1:]
-    if verb not in verbs():
+    verb, rest = ALIASES.get(argv[0], argv[0]), argv[1:]
+    if not SUMMARY.match(_source(verb)):
         near = difflib.get_close_matches(verb, verbs(), 1, 0.5)
-        hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(verbs())}"
+        hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(sorted(verbs()))}"
         raise InputError(f'no verb "{verb}"; {hint} (trainmaster --help)')
     module = importlib.import_module(f"trainmaster.cli.{verb}")
     parser = Parser(prog=f"trainmaster {verb}", allow_abbrev=False, formatter_class=_help)
     module.arguments(parser)
-    args = _parse(parser, rest)
+    args = getattr(module, "parse", _parse)(parser, rest)
     status: int = module.run(args, Output(quiet=getattr(args, "quiet", False), command=["trainmaster", *argv]))
     return status
 
@@ -118,9 +135,11 @@ def _parse(parser: Parser, argv: list[str]) -> argparse.Namespace:
 
 
 def _top() -> Parser:
-    listed = verbs()
-    width = max(map(len, listed))
-    lines = [DESCRIPTION, "", "verbs:", *(f"  {verb:<{width}}  {summary}" for verb, summary in listed.items())]
+    grouped = _grouped()
+    width = max(len(verb) for listed in grouped.values() for verb in listed)
+    lines = [DESCRIPTION]
+    for group, listed in grouped.items():
+        lines += ["", f"{group}:", *(f"  {verb:<{width}}  {summary}" for verb, summary in listed.items())]
     parser = Parser(
         prog="trainmaster",
         usage="trainmaster VERB [options]",

@@ -14,8 +14,9 @@ from typing import Any
 NARROWEST, WIDEST, NO_TERMINAL = 60, 140, 100  # columns
 
 
-def as_json(data: Any) -> str:
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+def as_json(data: Any, *, lines: bool = False) -> str:
+    """`lines`: all of it on one."""
+    return json.dumps(data, indent=None if lines else 2, allow_nan=False) + "\n"
 
 
 class Output:
@@ -26,6 +27,10 @@ class Output:
     def say(self, text: str) -> None:
         """A result, lines with their ends."""
         sys.stdout.write(text)
+
+    def flush(self) -> None:
+        """For who reads while we wait."""
+        sys.stdout.flush()
 
     def note(self, line: str) -> None:
         """Something to know beside the result."""

@@ -11,6 +11,7 @@ from trainmaster.cli.output import Output, as_json
 if TYPE_CHECKING:
     from trainmaster.policies.base import Policy
 
+GROUP = "simulate"
 DESCRIPTION = """List the scheduling policies: what each is called, where it comes from, what it needs to know, and its
 parameters with their defaults (--set LABEL.PARAM=VALUE)."""
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from trainmaster.api.request import Request
     from trainmaster.api.session import Run, Session
 
+GROUP = "simulate"
 DESCRIPTION = """Replay a trace under scheduling policies, compare them, and say in one sentence which is best.
 
 Without --policy: fifo, easy-backfill where the trace has time limits, tiresias-las, srtf (an oracle), and
@@ -48,7 +49,7 @@ def arguments(parser: ArgumentParser) -> None:
     add("--policy", metavar="[LABEL=]NAME,...", action="append", default=[], help="names, or path/to/mine.py:Name")
     add("--set", metavar="LABEL.PARAM=VALUE", action="append", default=[], help="a parameter of a policy, or its preset; repeatable")
     add("--round", metavar="S", type=_number, help="decide every S seconds; 0 at every event (default: the policy's own)")
-    add("--restart-cost", metavar="S", type=_number, default=30.0, help="idle seconds of a start, resume or move (default: 30)")
+    add("--restart-cost", metavar="S", type=_number, help="idle seconds of a start, resume, move or resize (default: by model, else 30)")
 
     add = parser.add_argument_group("how often").add_argument
     add("--seed", metavar="N", type=_whole, default=0, help="of everything that depends on chance (default: 0)")

@@ -42,21 +42,32 @@ class QueueSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityChange:
-    """At `at_s` these nodes join (`add`) or leave (`remove`), by row."""
+    """At `at_s` these nodes join (`add`) or leave (`remove`), by row; that they leave is known `notice_s` before."""
 
     at_s: float
     add: tuple[int, ...] = ()
     remove: tuple[int, ...] = ()
+    notice_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Autoscale:
+    """Nodes (rows) that a policy may ask for by this name; each joins `start_up_s` after it was asked for."""
+
+    name: str  # their label, else their type
+    nodes: tuple[int, ...]
+    start_up_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Nodes (rows), queues, and the timeline of their coming and going. `present[row]` is false for nodes added later."""
+    """Nodes (rows), queues, and how nodes come and go. `present[row]` is false for nodes that join later."""
 
     nodes: tuple[Node, ...]
     present: NDArray[np.bool_]
     queues: Mapping[str, QueueSpec] = field(default_factory=dict)
     timeline: tuple[CapacityChange, ...] = ()
+    autoscale: tuple[Autoscale, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)  # nodes of the source that are no rows, by reason
 
     @classmethod

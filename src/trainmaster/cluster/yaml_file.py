@@ -6,12 +6,15 @@
       research: {quota_gpus: 64, weight: 2, borrow: true}
     timeline:
       - {at_s: 3600, add: {count: 4, gpus: 8, type: t4, label: loaned}}
-      - {at_s: 7200, remove: {count: 2, label: loaned}}
+      - {at_s: 7200, remove: {count: 2, label: loaned, notice_s: 600}}
+    autoscale:
+      - {max_nodes: 12, gpus: 8, type: v100, label: cloud, start_up_s: 300}
 
 Rows are the nodes in the order of the file, then those that the timeline adds, in the order in which they join. A removal
 takes nodes of that label that are present then, the last to join first (a loan goes back before what it was lent to); a
 node that left does not come back, a later `add` makes a new row. Changes of one instant act in the order of the file,
-an entry's removal before its addition.
+an entry's removal before its addition. With `notice_s`, policies know of a removal so long before, and may choose others of the
+label. `autoscale` is what a policy may ask for beyond that (pollux, say): up to `max_nodes` more, each there `start_up_s` later.
 
 """
 
@@ -24,7 +27,7 @@ from typing import Literal, overload
 
 import numpy as np
 
-from trainmaster.cluster.cluster import CapacityChange, Cluster, Node, QueueSpec
+from trainmaster.cluster.cluster import Autoscale, CapacityChange, Cluster, Node, QueueSpec
 from trainmaster.cluster.limits import MAX_GPUS, MAX_NODES, check_size, checked_text, checked_type
 from trainmaster.cluster.wording import did_you_mean, quoted
 from trainmaster.cluster.yaml_tree import Value, Wanted
@@ -38,11 +41,12 @@ _WANTED = Wanted(
     too_large="say `count: N` for nodes that are alike",
     empty="give nodes, e.g. nodes: [{count: 16, gpus: 4, type: v100}]",
 )
-_FILE = ("nodes", "queues", "timeline")
+_FILE = ("nodes", "queues", "timeline", "autoscale")
 _NODE = ("count", "gpus", "type", "cpus", "memory_gib", "rack", "queue", "queues", "pooled", "label", "name", "island_gpus")
 _QUEUE = ("quota_gpus", "weight", "borrow")
 _CHANGE = ("at_s", "add", "remove")
-_REMOVAL = ("count", "label")
+_REMOVAL = ("count", "label", "notice_s")
+_AUTOSCALE = ("max_nodes", "start_up_s", *(field for field in _NODE if field not in ("count", "name")))
 
 
 def cluster_from_yaml(text: str, where: str) -> Cluster:
@@ -56,7 +60,12 @@ def cluster_from_yaml(text: str, where: str) -> Cluster:
     changes = [_Fields(value, where, path, _CHANGE) for value, path in file.list_of("timeline")]
     timeline = tuple(_change(change, rows) for change in sorted(changes, key=lambda change: change.number("at_s", required=True)))
     queues = {name: _queue(_Fields(value, where, path, _QUEUE)) for name, value, path in file.mapping_of("queues")}
-    return Cluster(nodes=tuple(rows.nodes), present=np.arange(len(rows.nodes)) < present, queues=queues, timeline=timeline)
+    autoscale = tuple(_autoscale(_Fields(value, where, path, _AUTOSCALE), rows) for value, path in file.list_of("autoscale"))
+    names = [entry.name for entry in autoscale]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ClusterError(f"{file.at('autoscale')}: two entries {quoted(repeated[0])}; give each a label of its own")
+    return Cluster(nodes=tuple(rows.nodes), present=np.arange(len(rows.nodes)) < present, queues=queues, timeline=timeline,
+                   autoscale=autoscale)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -69,7 +78,10 @@ class _Rows:
     present: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def join(self, group: _Fields) -> tuple[int, ...]:
-        count, node = group.whole("count", default=1, at_least=1, at_most=MAX_NODES), _node(group)
+        return self.add(group, group.whole("count", default=1, at_least=1, at_most=MAX_NODES), "count")
+
+    def add(self, group: _Fields, count: int, counted_by: str) -> tuple[int, ...]:
+        node = _node(group)
         if node.name is not None:
             if count > 1:
                 raise ClusterError(f"{group.at('name')}: {count} nodes of one name; give each its own entry, or use `label`")
@@ -77,7 +89,7 @@ class _Rows:
                 raise ClusterError(f"{group.at('name')}: {quoted(node.name)} is the name of an earlier node; names are unique")
             self.names.add(node.name)
         self.gpus += count * node.gpus
-        check_size(len(self.nodes) + count, self.gpus, group.at("count"))
+        check_size(len(self.nodes) + count, self.gpus, group.at(counted_by))
         joined = tuple(range(len(self.nodes), len(self.nodes) + count))
         self.nodes.extend([node] * count)
         if node.label is not None:
@@ -130,9 +142,16 @@ def _change(fields: _Fields, rows: _Rows) -> CapacityChange:
     at_s = fields.number("at_s", required=True)
     if not fields.has("add") and not fields.has("remove"):
         raise ClusterError(f"{fields.at('at_s')}: neither `add` nor `remove`; e.g. add: {{count: 4, gpus: 8, label: loaned}}")
-    remove = rows.leave(fields.inner("remove", _REMOVAL), at_s) if fields.has("remove") else ()
+    removal = fields.inner("remove", _REMOVAL) if fields.has("remove") else None
+    remove = rows.leave(removal, at_s) if removal else ()
     add = rows.join(fields.inner("add", _NODE)) if fields.has("add") else ()
-    return CapacityChange(at_s=at_s, add=add, remove=remove)
+    return CapacityChange(at_s=at_s, add=add, remove=remove, notice_s=removal.number("notice_s") or 0.0 if removal else 0.0)
+
+
+def _autoscale(fields: _Fields, rows: _Rows) -> Autoscale:
+    nodes = rows.add(fields, fields.whole("max_nodes", at_least=1, at_most=MAX_NODES), "max_nodes")
+    node = rows.nodes[nodes[0]]
+    return Autoscale(name=node.label or node.type, nodes=nodes, start_up_s=fields.number("start_up_s", required=True))
 
 
 class _Fields:

@@ -8,6 +8,7 @@ and the policy is asked here. Either way the same walk, placement and ledger do 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from trainmaster.cluster.cluster import Cluster
 from trainmaster.engine import kernels
 from trainmaster.engine.build import build_state, grow_log, keep_history
+from trainmaster.engine.capacity import Capacity
 from trainmaster.engine.compiled import compiled, never, no_key
 from trainmaster.engine.faults import Faults
 from trainmaster.engine.handover import Executor, Handover, Parts
@@ -34,6 +36,7 @@ from trainmaster.policies.base import (
     ListPolicy,
     Memory,
     Nodes,
+    Observed,
     Policy,
     Verdict,
     View,
@@ -42,6 +45,8 @@ from trainmaster.workload.jobs import GPU_MILLI, Floats, JobTable
 from trainmaster.workload.perf.base import Allocation, PerformanceModel, Traits
 from trainmaster.workload.perf.constant import Constant
 
+RESTART_COST_S = 30.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
@@ -49,7 +54,7 @@ class Setup:
 
     placement: str = "packed"
     round_s: float | None = None  # None = the policy's own
-    restart_cost_s: float = 30.0
+    restart_cost_s: float | None = None  # None = what the performance model says of a job, else 30
     seed: int = 0
     load: float = 1.0
     window: tuple[float, float] | None = None
@@ -72,7 +77,7 @@ class Engine:
         self.rules = rules = policy.rules if rules is None else rules
         self.label = label or policy.name
         self.round_s = _first(rules.round_s, setup.round_s, policy.round_s)
-        self.restart_cost_s = _first(rules.restart_cost_s, setup.restart_cost_s)
+        self.restart_cost_s = _first(rules.restart_cost_s, setup.restart_cost_s, RESTART_COST_S)
         policy.validate(self.restart_cost_s)
         self.placement = find_placement(_first(rules.placement, setup.placement))
         has_quotas = any(spec.quota_gpus is not None for spec in cluster.queues.values())
@@ -82,6 +87,7 @@ class Engine:
         self.jobs = jobs = self._consolidate(jobs)
         self.types = cluster.types
         self.node_types = np.array([node.type for node in cluster.nodes], object)
+        self.node_labels = np.array([node.label or "" for node in cluster.nodes], object)
         self.type_of_node = np.array([self.types.index(name) if name in self.types else -1 for name in self.node_types], np.int64)
         rates = model.rates_by_type(jobs, self.types)
         self.state = build_state(jobs, cluster, rates, self.types)
@@ -99,6 +105,7 @@ class Engine:
         key = policy.key if isinstance(policy, ListPolicy) else None
         self.key: Compilable | None = key
         self.handover: Handover | None = None  # None = starting and stopping take no time
+        self.capacity: Capacity | None = None  # None = nodes are not a policy's to give back or ask for
         self.compiled = key is not None and not interpreted
         self.clock["heaps"] = self.compiled
         wakeup = policy.wakeup if isinstance(policy, ListPolicy) and self.compiled else None
@@ -110,7 +117,7 @@ class Engine:
     def _estimates(self) -> Floats | None:
         """Run times the policy may believe; None where it takes no estimate or the true ones."""
         source = getattr(self.policy.params, "estimate", "oracle")
-        if source == "oracle":
+        if source in ("oracle", *self.policy.own_estimates):
             return None
         if source == "predicted" and source not in self.jobs.estimates:
             keep_history(self.state, self.jobs)
@@ -129,6 +136,9 @@ class Engine:
     def _prepare_rows(self, rates: Floats | None) -> None:
         S, jobs = self.state, self.jobs
         S.jobs["restart_s"] = self.restart_cost_s
+        if self.traits.restart_s is not None and self.rules.restart_cost_s is None and self.setup.restart_cost_s is None:
+            own_s = self.traits.restart_s(jobs)
+            S.jobs["restart_s"] = np.where(np.isnan(own_s), self.restart_cost_s, own_s)
         if self.estimates is not None and not self.clock["predicts"]:
             S.jobs["estimate_s"] = self.estimates
         if rates is None:
@@ -138,17 +148,24 @@ class Engine:
             S.jobs["alone_rate"] = np.maximum(rates.max(axis=1), 1e-300)
         if isinstance(self.policy, ListPolicy) and (offered := self.policy.not_before_s(jobs)) is not None:
             S.jobs["arrive_s"] = np.maximum(jobs.eligible_s, offered)
-        if isinstance(self.policy, ListPolicy) and (wanted := self.policy.locality(jobs, fewest_nodes(jobs, self.cluster))) is not None:
-            near, patience_s = wanted
-            waits = (jobs.gpu_milli > GPU_MILLI) & (near > 0)
-            S.jobs["near_nodes"] = np.where(jobs.max_nodes > 0, np.minimum(near, jobs.max_nodes), near)
-            S.jobs["near_until_s"] = np.where(waits, S.jobs["arrive_s"] + patience_s, -np.inf)
-            self.clock["local"], self.clock["simple"] = 1, 0
+        if isinstance(self.policy, ListPolicy) and type(self.policy).locality is not ListPolicy.locality:
+            self._wait_for_locality(self.policy)
         self._find_unschedulable()
         rows = np.flatnonzero(self.outcome == UNFINISHED).astype(np.int32)
         arrivals = rows[np.argsort(S.jobs["arrive_s"][rows], kind="stable")]
         S.replace("arrivals", np.ascontiguousarray(arrivals))
         self.clock["finite_left"] = int(np.isfinite(jobs.work[rows]).sum())
+
+    def _wait_for_locality(self, policy: ListPolicy[Any]) -> None:
+        S, jobs = self.state, self.jobs
+        wanted = policy.locality(jobs, fewest_nodes(jobs, self.cluster))
+        if wanted is None:
+            return
+        near, patience_s = wanted
+        waits = (jobs.gpu_milli > GPU_MILLI) & (near > 0)
+        S.jobs["near_nodes"] = np.where(jobs.max_nodes > 0, np.minimum(near, jobs.max_nodes), near)
+        S.jobs["near_until_s"] = np.where(waits, S.jobs["arrive_s"] + patience_s, -np.inf)
+        self.clock["local"], self.clock["simple"] = 1, 0
 
     def _alone_rate(self, row: int, type_: int = 0) -> float:
         """Rate on as few nodes of a type as can hold the gang."""
@@ -318,14 +335,15 @@ class Engine:
             running_s = np.maximum(clock["now_s"] - np.maximum(state["since_s"], state["ready_s"]), 0.0) * (state["running"] == 1)
             return np.maximum(state["work_left"] - running_s * state["rate"], 0.0) / state["alone_rate"]
 
+        now_s = float(clock["now_s"])
         def types_held() -> np.ndarray:
             first = S.part_node[S.alloc_offset[state["allocation"]]]
             return np.where(state["running"] == 1, self.type_of_node[first], -1)
 
         return View(
-            now_s=float(clock["now_s"]),
+            now_s=now_s,
             jobs=jobs,
-            nodes=Nodes(free, S.nodes["pool"].copy(), S.nodes["gpus"].copy(), up, types),
+            nodes=self._nodes(free, up),
             capacity_gpus={name: float(S.nodes["gpus"][up & (types == name)].sum()) for name in self.types},
             free_gpus={name: float(free[up & (types == name)].sum()) for name in self.types},
             queues=self.cluster.queues,
@@ -333,12 +351,47 @@ class Engine:
             seed=self.setup.seed,
             policy_name=self.policy.name,
             true_remaining_s=true_remaining_s,
+            profile=self.model,
+            done=self.done,
             holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
             beside=self.traits.beside,
+            observe=lambda: self._observed(rows, state, now_s),
             rates_of=self._rates_of,
             types_held=types_held,
             round_s=self.round_s,
         )
+
+    def done(self, row: int) -> float:
+        """Work that a job has done by now."""
+        job, now_s = self.state.jobs[row], float(self.clock["now_s"])
+        working_s = max(now_s - max(job["since_s"], job["ready_s"]), 0.0) if job["running"] else 0.0
+        left = max(float(job["work_left"] - working_s * job["rate"]), 0.0)
+        return float(self.jobs.work[row]) - left
+
+    def _nodes(self, free: Floats, up: np.ndarray) -> Nodes:
+        S, capacity, nodes = self.state, self.capacity, len(self.cluster.nodes)
+        vacating = np.zeros(nodes, bool)
+        if capacity is not None:
+            vacating[list(capacity.closing)] = True
+        unknown = np.full(nodes, np.inf)
+        return Nodes(
+            free, S.nodes["pool"].copy(), S.nodes["gpus"].copy(), up, self.node_types, self.node_labels, vacating,
+            leaves_s=unknown if capacity is None else capacity.leaves_s(), arrives_s=unknown if capacity is None else capacity.arrives_s(),
+        )  # fmt: skip
+
+    def _observed(self, rows: np.ndarray, state: np.ndarray, now_s: float) -> Observed:
+        work = self.jobs.work
+        worked = np.flatnonzero((state["running"] == 1) & (state["ready_s"] < now_s))
+        rows, state = rows[worked], state[worked]
+        since_s = now_s - np.maximum(state["since_s"], state["ready_s"])
+        with np.errstate(invalid="ignore"):
+            done = work[rows] - np.maximum(state["work_left"] - since_s * state["rate"], 0.0)
+        done_of = dict(zip(rows.tolist(), done.tolist(), strict=True))
+
+        def metrics(row: int) -> Mapping[str, float]:
+            return {} if self.traits.metrics is None else self.traits.metrics(row, self.allocation(row), done_of[row])
+
+        return Observed(state["seq"], rows, state["rate"], done, self.allocation, metrics)
 
     def parts(self, row: int) -> Parts:
         """What a job is given, as the ledger has it."""
@@ -393,7 +446,7 @@ class Engine:
             verdict = np.where(behind, said, verdict)
             short = np.where(behind, np.where(said == Verdict.CAPACITY, klass["told_milli"], 0), short)
         columns = {name: S.jobs[name][rows] for name in ("attained_gpu_s", "remaining_s", "submit_s", "running")}
-        return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["now_s"]), seq=S.jobs["seq"][rows],
+        return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["decided_s"]), seq=S.jobs["seq"][rows],
                               verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip
 
     def waiting_in_order(self) -> np.ndarray:

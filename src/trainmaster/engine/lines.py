@@ -1,9 +1,10 @@
 """From a whole-cluster policy's Decision to what changes: the fewest stops and moves that make the cluster what it says.
 
-    1. reject; stop who has no line
+    1. close the nodes that are given back, ask for those that are wanted; reject; stop who has no line
     2. who is given something else than it holds gives its GPUs back, but for those that only grow
     3. of these, who can stay on (some of) the same GPUs does: another share, another config, fewer GPUs
     4. in the order of the lines: start, grow, move; partner groups as one, at their first line
+    5. nodes that are given back, and empty now, are gone
 
 Partners share GPUs: the largest of a group (of equals one that runs, then the first) is placed as any gang, by its share of each GPU;
 the others go inside its GPUs. If it finds no room, the next is placed. Growing is all or nothing: who finds no room for it
@@ -25,7 +26,7 @@ from trainmaster.engine.fitting import anew, grown, holds, in_place, inside, is_
 from trainmaster.engine.result import REJECTED
 from trainmaster.engine.state import ENDED, RESERVED, WAITING
 from trainmaster.engine.wants import Want, read
-from trainmaster.errors import InvariantBroken
+from trainmaster.errors import InputError, InvariantBroken
 from trainmaster.policies.base import Decision, Line, Verdict
 from trainmaster.workload.jobs import GPU_MILLI
 from trainmaster.workload.perf.base import Allocation
@@ -183,6 +184,12 @@ def carry_out(engine: Engine, decision: Decision) -> None:
         lines.setdefault(line.row, []).append(line)
     for row in decision.reject:
         reject(engine, row)
+    capacity = engine.capacity
+    if capacity is not None:
+        capacity.close(decision.vacate)
+        capacity.want(decision.want_nodes)
+    elif decision.vacate or decision.want_nodes:
+        raise InputError(f"--policy: {engine.policy.name} gives back or asks for nodes, which are fixed here")
     active = engine.active
     stop_others(engine, lines)
     units = differing(engine, {row: tuple(some) for row, some in lines.items()})
@@ -198,6 +205,8 @@ def carry_out(engine: Engine, decision: Decision) -> None:
     S.jobs["short_milli"][active] = np.where(running, 0.0, np.rint(short_gpus * GPU_MILLI))
     for unit in units:
         changes.place(unit)
+    if capacity is not None and capacity.closing:
+        capacity.give_back()
     S.jobs["new"][active] = 0
     clock["n_fresh"] = 0
     if decision.lease_s is not None:

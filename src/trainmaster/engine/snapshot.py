@@ -26,7 +26,7 @@ from trainmaster.policies.base import Memory, Policy
 CARRIED = (
     "running", "new", "phase", "verdict", "short_milli", "held_milli", "settled_gpu_s", "held_since_s", "since_s", "ready_s", "rate",
     "work_left", "served_s", "attained_gpu_s", "mark_left", "held_s", "overhead_gpu_s", "lost_gpu_s", "served_mark_s", "start_s",
-    "preemptions", "migrations", "resizes", "failures", "avoid", "share_milli", "config", "as_asked",
+    "preemptions", "migrations", "resizes", "failures", "share_milli", "config", "as_asked",
 )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def take(engine: Engine) -> Snapshot:
     drains = {} if handover is None else handover.drains
     rows = np.flatnonzero((jobs["phase"] == WAITING) | (jobs["running"] == 1) | np.isin(np.arange(len(jobs)), list(drains)))
     order = S.running_list[: clock["n_running"]]
-    order = order[jobs["running"][order] == 1]
+    order = np.array(list(dict.fromkeys(order[jobs["running"][order] == 1].tolist())), np.int64)
     seq = jobs["seq"]
     return Snapshot(
         now_s=float(clock["now_s"]),
@@ -68,11 +68,13 @@ def take(engine: Engine) -> Snapshot:
 def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
     """Go on from a snapshot. `memory`: the policy is the one whose memory the snapshot holds."""
     S, clock = engine.state, engine.clock
-    known = engine.row_of
     clock["now_s"], clock["decisions"], clock["decide_s"] = snapshot.now_s, snapshot.decisions, snapshot.decide_s
-    here = np.array([seq in known for seq in snapshot.state["seq"].tolist()], bool)
-    state = snapshot.state[here]
-    rows = np.array([known[seq] for seq in state["seq"].tolist()], np.int64)
+    order = np.argsort(engine.jobs.seq)
+    place = np.searchsorted(engine.jobs.seq, snapshot.state["seq"], sorter=order)
+    candidate = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros(len(place), np.int64)
+    here = engine.jobs.seq[candidate] == snapshot.state["seq"] if len(order) else np.zeros(len(place), bool)
+    state, rows = snapshot.state[here], candidate[here]
+    known = dict(zip(state["seq"].tolist(), rows.tolist(), strict=True))
     for name in CARRIED:
         S.jobs[name][rows] = state[name]
     held = [seq for seq in snapshot.running if seq in known]

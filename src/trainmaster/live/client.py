@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import ssl
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,12 @@ Json = dict[str, Any]
 
 REFUSALS = {400: InputError, 403: Forbidden, 404: NotFound, 409: Conflict, 413: InputError, 422: InputError}
 LONGEST_WAIT_S = 30.0  # of one request that waits for a job
+PATIENCE_S, RETRY_S = 120.0, 0.5  # with a controller that is away
 CHUNK = 64 << 10
+
+
+class Unreachable(TrainmasterError):
+    """No answer at all: the controller may be restarting."""
 
 
 class Client:
@@ -104,13 +110,20 @@ class Client:
         return answer["events"], answer["next"]
 
     def wait(self, job: int, timeout_s: float | None = None) -> Json:
-        """The job when it has ended, or as it is after `timeout_s`."""
-        left_s = timeout_s
+        """The job when it has ended, or as it is after `timeout_s`. A controller that restarts meanwhile is waited for, too."""
+        until_s = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        answered_s = time.monotonic()
         while True:
-            asked_s = LONGEST_WAIT_S if left_s is None else min(left_s, LONGEST_WAIT_S)
-            record = self._get(f"/jobs/{job}/wait", {"timeout_s": asked_s})
-            left_s = None if left_s is None else left_s - asked_s
-            if record["finish_s"] is not None or (left_s is not None and left_s <= 0):
+            asked_s = max(0.0, min(until_s - time.monotonic(), LONGEST_WAIT_S))
+            try:
+                record = self._get(f"/jobs/{job}/wait", {"timeout_s": asked_s})
+            except Unreachable:
+                if time.monotonic() - answered_s > PATIENCE_S:
+                    raise
+                time.sleep(RETRY_S)
+                continue
+            answered_s = time.monotonic()
+            if record["finish_s"] is not None or answered_s >= until_s:
                 return record
 
     def cancel(self, ids: Sequence[int]) -> None:
@@ -296,9 +309,9 @@ class Client:
             return Forbidden(f"{self.url} does not know this token (TRAINMASTER_TOKEN, or the file token of the state folder)")
         return REFUSALS.get(status, TrainmasterError)(message)
 
-    def _unreachable(self, error: Exception) -> TrainmasterError:
+    def _unreachable(self, error: Exception) -> Unreachable:
         reason = str(error) or type(error).__name__
-        return TrainmasterError(f"no controller answers at {self.url} ({reason}); is `trainmaster up` running?")
+        return Unreachable(f"no controller answers at {self.url} ({reason}); is `trainmaster up` running?")
 
 
 def _query(values: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from trainmaster.live.spec import JobSpec
 from trainmaster.live.states import State
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: ten thousand are made for one listing, and that takes four times as long
 class JobRecord:
     """One job as it is now. Times are Unix seconds; None = not yet, or not known."""
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -26,7 +27,8 @@ from trainmaster.errors import BackendError, Conflict, InputError, NotFound
 from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observation, Seen
 from trainmaster.live.control import JobFilter
 from trainmaster.live.estimates import Estimates
-from trainmaster.live.jobs import LiveJob
+from trainmaster.live.fair_share import FairShare
+from trainmaster.live.jobs import LiveJob, slim
 from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.nodes import as_down, cluster_of
 from trainmaster.live.offers import obstacle
@@ -47,6 +49,8 @@ RECORD_EVERY_S = 2.0
 IDLE_SHARE = 3.0  # after a decision that took t, people's requests go first for so many times t
 RETRY_S = 0.5  # between tries to reach a store that is away
 RENEW_S = 5.0  # of the lease
+MISSED_S = 5.0  # an attempt that the backend has not named for so long is missing
+TABLE_S = 60.0  # estimates of waiting jobs are no older
 AVOID = 2.0  # a node where a start failed is avoided for so many times the back-off
 REMEMBER_S, MOST_REMEMBERED = 30 * 86_400.0, 5_000  # ended jobs that estimates are made of after a restart
 GONE = frozenset({Seen.ENDED, Seen.LOST, Seen.REFUSED})
@@ -63,8 +67,7 @@ class Controller:
         self.store, self.backend, self.rules = store, backend, rules or Rules()
         self.queues, self.node_queues = dict(queues or {}), dict(node_queues or {})
         base = setup or Setup()
-        self.setup = Setup(placement=base.placement, round_s=base.round_s, restart_cost_s=0.0, seed=base.seed,
-                           min_run_s=self.rules.min_run_s, most_preemptions=self.rules.most_preemptions)  # fmt: skip
+        self.setup = replace(base, restart_cost_s=0.0, min_run_s=self.rules.min_run_s, most_preemptions=self.rules.most_preemptions)
         self.clock, self.last_now_s = now, 0.0
         self.jobs: dict[int, LiveJob] = {}  # all that have not ended
         self.offered: dict[int, LiveJob] = {}  # of these, those the engine has: they wait, hold GPUs or drain
@@ -75,9 +78,13 @@ class Controller:
         self.needed: dict[int, State] = {}  # jobs that others depend on
         self.array_in: Counter[int] = Counter()  # elements of each array among the offered
         self.estimates = Estimates()
+        self.fair_share = FairShare(self.rules.fair_share_half_life_s)
         self.nodes: list[NodeSeen] = []
         self.drained: dict[str, str] = {}
         self.cluster = Cluster.of([])
+        self.table: JobTable | None = None  # of the offered jobs, as the engine was last given it
+        self.changed: set[int] = set()  # jobs whose row of it is not as it was
+        self.table_s = -np.inf
         self.acts = Acts()
         self.forgotten: list[tuple[int, int]] = []  # attempts whose end is about to be committed
         self.scheduling = Scheduling(policy, policy_rules, self.setup, self.acts)
@@ -103,14 +110,13 @@ class Controller:
         self.thread = threading.Thread(target=self._run, name="controller", daemon=True)
         self.thread.start()
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Stop deciding. Jobs run on."""
         self.stopping.set()
         self.woken.set()
         if self.thread is not None:
             self.thread.join()
         self.backend.close()
-        self.store.close()
 
     def wake(self) -> None:
         """Something is to be done, or seen."""
@@ -166,18 +172,19 @@ class Controller:
         for row in active.jobs:
             spec = specs.get(row.spec)
             if spec is None:
-                spec = specs[row.spec] = JobSpec.model_validate_json(active.spec(row.spec))
+                spec = specs[row.spec] = slim(JobSpec.model_validate_json(active.spec(row.spec)))
             live = active.attempts.get(row.id, ())
             self._enter(LiveJob(row, spec, attempt=live[-1] if live else None))
         self.drained = {mark.name: mark.reason for mark in self.store.nodes() if mark.drained}
         past = JobFilter(states=(State.SUCCEEDED,), all=True, since_s=now_s - REMEMBER_S, limit=MOST_REMEMBERED)
         for ended in self.store.jobs(past):
             self.estimates.learn(ended.user, ended.name, ended.queue, ended.run_s)
+        self.fair_share.take_up(self.store.meta("fair_share"))
         self._look_at_nodes()
         changes = Changes(now_s)
         self._offer(changes)
         jobs = list(self.offered.values())
-        table, last, kept = self._table(jobs), self.store.decision(), self.store.policy_memory()
+        table, last, kept = self._table(), self.store.decision(), self.store.policy_memory()
         self.decisions = last.id if last is not None else 0
         policy = self.scheduling.policy
         ours = kept is not None and kept.policy == policy.name and kept.version == policy.memory_version
@@ -247,8 +254,7 @@ class Controller:
         if self.recheck:
             self._offer(changes)
         if self.stale:
-            jobs = list(self.offered.values())
-            for id, reason in self.scheduling.renew(self._table(jobs), jobs, self.cluster).items():
+            for id, reason in self.scheduling.renew(self._table(), list(self.offered.values()), self.cluster).items():
                 self.jobs[id].row.reason = f"can never fit: {reason}"
             self.stale = False
         made = self._note(self.scheduling.decide(now_s))
@@ -333,6 +339,23 @@ class Controller:
             else:
                 self._there(changes, job, attempt, observation)
 
+        self._miss(changes, {(observation.job, observation.attempt) for observation in seen})
+
+    def _miss(self, changes: Changes, known: set[tuple[int, int]]) -> None:
+        """Attempts that the backend knows nothing of: it was not told, or lost them."""
+        for job in list(self.holding.values()):
+            attempt = job.attempt
+            assert attempt is not None
+            told_s = attempt.claimed_s if attempt.asked_s is None else attempt.asked_s
+            if (job.id, attempt.attempt) in known or changes.now_s - told_s < MISSED_S:
+                continue
+            if attempt.start_s is None and not attempt.reason:
+                self.tell_start(job, attempt)
+            else:
+                seen = Seen.REFUSED if attempt.start_s is None else Seen.LOST
+                message = "the backend knows nothing of it"
+                self._gone(changes, job, attempt, Observation(job=job.id, attempt=attempt.attempt, seen=seen, message=message))
+
     def _superseded(self, seen: Observation) -> None:
         """An attempt that is not a job's present one: its end is known already, or it must end now."""
         if seen.seen in GONE:
@@ -354,6 +377,7 @@ class Controller:
             changes.job(job, preemptible=True)
             changes.event("checkpoint", job, reason="it has registered a checkpoint: it may be stopped for others")
             engine.set_pinned(job.id, False)
+            self.changed.add(job.id)
         if seen.requeue and not attempt.reason:
             attempt.reason = "requeue"
             engine.take_back(job.id)
@@ -377,6 +401,9 @@ class Controller:
             lost_steps=job.row.lost_steps + lost_steps, preemptions=job.row.preemptions + outcome.preempted,
             failures=job.row.failures + outcome.failure, tries=job.row.tries + outcome.retried, engine={},
         )  # fmt: skip
+        if self.fair_share.half_life_s > 0:
+            self.fair_share.charge(job.row.user, held_s * gpus, changes.now_s)
+            changes.meta["fair_share"] = self.fair_share.as_json()
         if outcome.state.ended:
             engine.ended(job.id)
             self.over(changes, job, outcome.state, outcome.reason, exit_code=seen.exit_code, finish_s=end_s)
@@ -445,7 +472,7 @@ class Controller:
             return attempt.claimed_s + self.rules.start_timeout_s
         if job.row.limit_s is None:
             return np.inf
-        end_s = attempt.claimed_s + job.row.limit_s - job.row.run_s
+        end_s = attempt.claimed_s + job.row.limit_s  # of this attempt: a requeued job has its whole limit again, as with Slurm
         lead_s = job.spec.signal.before_s if job.spec.signal is not None else 0.0
         return end_s if job.warned or not lead_s else end_s - lead_s
 
@@ -471,8 +498,10 @@ class Controller:
                 engine.take_back(job.id)
         for id in [id for id, until_s in self.avoiding.items() if until_s <= changes.now_s]:
             del self.avoiding[id]
-            if id in self.jobs:
+            if id in self.jobs and self.jobs[id].avoid is not None:
                 self.jobs[id].avoid, self.stale = None, True
+        if self.fair_share.half_life_s > 0 and changes.now_s - self.table_s > TABLE_S:
+            self.stale = True  # what was used is worth less by now
         self.recheck |= any(time_s <= changes.now_s for time_s in self.timed.values())
 
     # ---------------------------------------------------------------------------------------------------------- who is offered
@@ -575,25 +604,58 @@ class Controller:
         changes.event("policy", reason=f"{policy.name} decides from now on", actor=actor, settings=settings)
         changes.meta["policy"] = {"name": policy.name, "settings": settings}
 
-    def _table(self, jobs: Sequence[LiveJob]) -> JobTable:
-        return table_of(jobs, self.rules, self.estimates)
+    def take_up(self, rules: Rules, queues: Mapping[str, QueueSpec], node_queues: Mapping[str, tuple[str, ...]]) -> None:
+        """A configuration file that was read again."""
+        self.rules, self.queues, self.node_queues, self.table = rules, dict(queues), dict(node_queues), None
+        self.fair_share.half_life_s = rules.fair_share_half_life_s
+        self.scheduling.setup = replace(self.setup, min_run_s=rules.min_run_s, most_preemptions=rules.most_preemptions)
+        self.setup = self.scheduling.setup
+        self._set_nodes(self.nodes)
+
+    def _table(self) -> JobTable:
+        """The offered jobs; made anew only where something has changed, and for all of them now and then: estimates move."""
+        now_s = self.last_now_s
+        holding: dict[str, float] = {}
+        for job in self.holding.values():
+            if job.attempt is not None:
+                gpus = sum(share.gpus for share in job.attempt.shares)
+                holding[job.row.user] = holding.get(job.row.user, 0.0) + gpus * (now_s - job.attempt.claimed_s)
+        overuse = self.fair_share.overuse({job.row.user for job in self.offered.values()}, holding, now_s)
+        for job in self.offered.values():
+            if job.overuse != (level := overuse.get(job.row.user, 0.0)):
+                job.overuse = level
+                self.changed.add(job.id)
+        if self.table is None or now_s - self.table_s > TABLE_S:
+            self.table, self.table_s = table_of(list(self.offered.values()), self.rules, self.estimates), now_s
+        else:
+            there = set(self.table.seq.tolist()) - self.changed
+            more = [job for id, job in self.offered.items() if id not in there]
+            kept = np.array([id in self.offered and id not in self.changed for id in self.table.seq.tolist()], bool)
+            self.table = self.table.take(np.flatnonzero(kept))
+            if more:
+                self.table = self.table.and_then(table_of(more, self.rules, self.estimates))
+        self.changed.clear()
+        return self.table
 
     # ---------------------------------------------------------------------------------------------------------- the backend
 
     def tell_start(self, job: LiveJob, attempt: AttemptRow) -> None:
-        row = job.row
-        order = Attempt(job=row.id, attempt=attempt.attempt, name=row.name, user=row.user, spec=job.spec, shares=attempt.shares,
-                        array_job=row.array_job, array_index=row.array_index, resumes=attempt.attempt > 1, queue=row.queue)  # fmt: skip
-        self._tell(lambda: self.backend.start(order))
+        def start() -> None:
+            row, spec = job.row, JobSpec.model_validate_json(self.store.spec(job.id))
+            order = Attempt(job=row.id, attempt=attempt.attempt, name=row.name, user=row.user, spec=spec, shares=attempt.shares,
+                            array_job=row.array_job, array_index=row.array_index, resumes=attempt.attempt > 1, queue=row.queue)  # fmt: skip
+            self.backend.start(order)
+
+        self._tell(start)
 
     def tell_stop(self, job: LiveJob, attempt: AttemptRow) -> None:
         self._tell(lambda: self.backend.stop(job.id, attempt.attempt, grace_s=job.spec.grace_s, reason=attempt.reason))
 
     def _tell(self, verb: Callable[[], None]) -> None:
-        """What it cannot take is said, and told again when the attempt is seen not to start or stop."""
+        """What it cannot take is said, and told again when the attempt is missed."""
         try:
             verb()
-        except BackendError as refusal:
+        except (BackendError, StoreUnavailable) as refusal:
             self.alerts["backend"] = str(refusal)
 
     # ---------------------------------------------------------------------------------------------------------- the store
@@ -622,15 +684,15 @@ class Controller:
                 self.alerts.pop("store", None)
                 return
             except CommitUnknown as broken:
-                if self._was_committed(broken.number):
+                if self._was_committed(broken):
                     return
             except StoreUnavailable as away:
                 self._wait_for_store(away)
 
-    def _was_committed(self, number: int) -> bool:
+    def _was_committed(self, broken: CommitUnknown) -> bool:
         while True:
             try:
-                return self.store.committed(number)
+                return self.store.committed(broken)
             except StoreUnavailable as away:
                 self._wait_for_store(away)
 

@@ -78,6 +78,8 @@ class Forecaster:
 
     def fork(self) -> Fork:
         """Taken between two turns of the controller."""
+        if self.controller.thread is None:
+            return fork_of(self.controller)
         answer: Future[Fork] = self.controller.ask(lambda c, _: fork_of(c))
         return answer.result(timeout=30)
 
@@ -160,7 +162,7 @@ def fork_of(controller: Controller) -> Fork:
     known = set(engine.row_of)
     jobs = tuple(
         replace(job, row=replace(job.row), attempt=replace(job.attempt) if job.attempt else None)
-        for job in controller.offered.values()
+        for job in list(controller.offered.values())
         if job.id in known
     )
     policy, rules = controller.scheduling.policy, controller.scheduling.rules

@@ -13,10 +13,15 @@ from trainmaster.live.store.rows import AttemptRow, JobRow
 WAITING = frozenset({State.PENDING, State.RECOVERING})
 
 
+def slim(spec: JobSpec) -> JobSpec:
+    """What scheduling needs of it: environments and scripts of ten thousand jobs stay in the store until they start."""
+    return spec.model_copy(update={"env": {}, "script": None, "setup": None, "script_args": ()})
+
+
 @dataclass(slots=True, eq=False)
 class LiveJob:
     row: JobRow
-    spec: JobSpec
+    spec: JobSpec  # slim
     attempt: AttemptRow | None = None
     seen: Observation | None = None  # the newest of its live attempt
     retry_at_s: float = 0.0  # not offered before

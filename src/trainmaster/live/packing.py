@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainmaster.live.store import memory as codec
+from trainmaster.live.store.memory import decode, encode
 from trainmaster.policies.base import Memory, Policy
 
 
@@ -17,12 +17,12 @@ def pack(memory: Memory, active: NDArray[np.int64], seq_bound: int) -> bytes:
     for name, value in memory.items():
         by_seq = isinstance(value, np.ndarray) and value.ndim > 0 and len(value) == seq_bound
         packed[name] = {"by_seq": value[active]} if by_seq else {"whole": value}
-    return codec.encode(packed)
+    return encode(packed)
 
 
 def unpack(body: bytes, policy: Policy[Any], seq_bound: int) -> Memory:
     """Jobs that were not active then have what a fresh memory gives them."""
-    packed = codec.decode(body)
+    packed = decode(body)
     seq = packed.pop("seq")
     fresh = policy.start_memory(seq_bound)
     known = seq < seq_bound

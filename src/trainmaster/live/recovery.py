@@ -18,7 +18,8 @@ from trainmaster.workload.jobs import GPU_MILLI
 def snapshot_of(jobs: Sequence[LiveJob], node_row: Mapping[str, int], now_s: float, decisions: int, memory: Memory) -> Snapshot:
     """`jobs`: those that are offered or have a live attempt. Promises that were not handed over are made again by the next decision."""
     state = np.zeros(len(jobs), JOB)
-    state["start_s"], state["avoid"], state["work_left"] = np.nan, -1, np.inf
+    state["start_s"], state["work_left"] = np.nan, np.inf
+    state["share_milli"], state["config"], state["as_asked"] = GPU_MILLI, -1, 1
     parts: dict[int, Parts] = {}
     drains: dict[int, Drain] = {}
     running: list[tuple[float, int]] = []

@@ -8,6 +8,8 @@ limit                SUCCEEDED                   TIMEOUT                        
 hang                 SUCCEEDED                   PENDING, a failed start             PENDING, a failed start
 (nothing)            SUCCEEDED                   FAILED, or PENDING to try again     RECOVERING
 
+A job that has asked to be requeued (`scontrol requeue`) waits again, unless a person cancels or suspends it.
+
 "By itself" means that the ranks did not acknowledge the stop: an attempt that has, ends with 0 and is preempted all the same.
 """
 
@@ -40,6 +42,8 @@ def outcome_of(job: LiveJob, seen: Observation) -> Outcome:
     if seen.seen is Seen.REFUSED:
         return Outcome(State.PENDING, f"start refused: {seen.message}" if seen.message else "start refused", failed_start=True)
     lost = seen.seen is Seen.LOST
+    if seen.requeue and not lost and asked in (None, "limit", "requeue"):
+        return Outcome(State.PENDING, "requeued at its own wish")
     by_itself = not lost and seen.exit_code == 0 and not seen.acknowledged
     if by_itself:
         return Outcome(State.SUCCEEDED, "exit 0")

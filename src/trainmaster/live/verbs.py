@@ -151,6 +151,7 @@ def update(controller: Controller, changes: Changes, id: int, change: JobUpdate,
         raise Conflict(f"job {job.id} runs: its queue can be changed only while it waits")
     changes.job(job, **values)
     changes.event("update", job, actor=actor, **values)
+    controller.changed.add(id)
     controller.stale = True  # order, amounts and estimates are the engine's from the next decision on
     engine = controller.scheduling.engine
     if "preemptible" in values and engine is not None and job.id in engine.row_of:

@@ -51,7 +51,7 @@ class Explainer:
                 job.eta_s = starts[job.id][0] if job.id in starts else None
             else:
                 job.place, job.eta_s = None, self._end_s(job)
-        if len(self.controller.jobs) > len(self.controller.holding):
+        if self.controller.thread is not None and len(self.controller.jobs) > len(self.controller.holding):
             self.forecaster.refresh_soon()
 
     def _end_s(self, job: LiveJob) -> float | None:

@@ -114,7 +114,7 @@ class Allox(Policy[Params]):
 
 def match(seconds: Floats, free_in_s: Floats) -> tuple[Ints, Ints, Ints]:
     """(job, machine, position from the last) of the least total completion time; `seconds` is (jobs, machines)."""
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]  # here, as listing policies must stay cheap
+    from scipy.optimize import linear_sum_assignment
 
     jobs, machines = seconds.shape
     cost = free_in_s[None, :, None] + seconds[:, :, None] * np.arange(1, jobs + 1)

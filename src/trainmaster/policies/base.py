@@ -22,6 +22,7 @@ from trainmaster.errors import ParamError
 
 if TYPE_CHECKING:
     from trainmaster.workload.jobs import JobTable
+    from trainmaster.workload.perf.base import Allocation
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -190,16 +191,25 @@ class Nodes:
     free_gpus: Floats  # whole GPUs and, on pooled nodes, fractions
     pool: NDArray[np.int32]  # nodes of one type that are open to the same queues
     gpus: NDArray[np.int32]
-    up: NDArray[np.bool_]
+    up: NDArray[np.bool_]  # open to newcomers: there, not broken, not vacating
     type: NDArray[np.object_]
+    label: NDArray[np.object_]  # "" if it has none
+    vacating: NDArray[np.bool_]  # being given back: gone once nothing runs there
+    leaves_s: Floats  # when it will be taken away, where that is known; else inf
+    arrives_s: Floats  # when it joins, if it was asked for; else inf
 
 
 @dataclass(frozen=True)
 class Observed:
-    """Throughput measured since the last decision: from the model in the twin, from reports live."""
+    """What running jobs have shown, a row a job: from the model in the twin, from reports live. One that has only idled on what
+    it holds now (a restart) has shown nothing yet."""
 
     seq: NDArray[np.int64]
-    rate: Floats  # work units a second
+    row: NDArray[np.int64]  # in the job table
+    rate: Floats  # work units a second, on what it held
+    done: Floats  # work units in all; NaN for a service
+    allocation: Callable[[int], Allocation]  # row -> what it held: nodes, GPUs, type, share, config
+    metrics: Callable[[int], Mapping[str, float]]  # row -> what else it reports (gradient noise, epoch); {} if nothing
 
 
 @dataclass(frozen=True)
@@ -223,8 +233,11 @@ class View:
     seed: int
     policy_name: str
     true_remaining_s: Callable[[], Floats]
+    profile: Any  # the performance model: what was measured before the jobs ran (`needs=("profile",)`)
+    done: Callable[[int], float]  # row -> work done so far
     holdings: Callable[[int], tuple[tuple[int, ...], tuple[float, ...]]]  # row -> (nodes, GPUs on each)
     beside: Callable[[int, int, str], float] | None  # (row, another, type) -> rate sharing its GPUs; None = it is not known
+    observe: Callable[[], Observed]
     rates_of: Callable[[NDArray[np.int64]], Floats]  # rows -> (rows, types)
     types_held: Callable[[], NDArray[np.int64]]
     round_s: float = 0.0  # `--round`, for a policy that keeps rounds of its own
@@ -258,8 +271,7 @@ class View:
 
     @cached_property
     def observed(self) -> Observed:
-        running = self.jobs.running
-        return Observed(self.jobs.seq[running], self.jobs.state["rate"][running])
+        return self.observe()
 
 
 # ------------------------------------------------------------------------------------------------- what it answers
@@ -298,6 +310,8 @@ class Decision:
     lines: tuple[Line, ...] = ()
     reject: tuple[int, ...] = ()  # rows: admission control
     lease_s: float | None = None  # decide again so many seconds from now
+    vacate: tuple[int, ...] = ()  # nodes to give back: they take nobody new while they are named, and are gone once nothing runs there
+    want_nodes: Mapping[str, int] = field(default_factory=dict)  # nodes wanted in all, by name of an `autoscale` entry (its label or type)
     verdict: Array | None = None  # Verdict of every active job (by index into the view) that this leaves waiting
     short_gpus: Floats | None = None  # and the GPUs it misses
 
@@ -364,6 +378,7 @@ class Policy(Generic[P]):
     memory_version: ClassVar[int] = 1
     preemptive: ClassVar[bool] = True  # a running job without a line is stopped
     round_s: ClassVar[float] = 0.0  # default of --round
+    own_estimates: ClassVar[tuple[str, ...]] = ()  # values of `estimate` that name no run times of the trace
 
     def __init__(self, params: P | None = None, **values: Any) -> None:
         self.params: P = self.params_type(**values) if params is None else params

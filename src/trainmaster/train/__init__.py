@@ -17,14 +17,15 @@ Importing this loads neither PyTorch nor the rest of Trainmaster.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from trainmaster.train.run import Run
 from trainmaster.train.run import attempt as _attempt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
     resumed: bool
 
 __all__ = ["attempt", "checkpoint", "epochs", "report", "resumed", "should_stop", "step", "steps", "steps_done", "torch_checkpoint"]

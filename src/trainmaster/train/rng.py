@@ -1,4 +1,4 @@
-"""The states of the random number generators of a process, as JSON: Python's, and NumPy's and PyTorch's where they are loaded.
+"""The states of the random number generators of a process, as JSON: Python's, NumPy's and PyTorch's, those that are loaded.
 
 JSON and not pickle: a checkpoint is read from a folder that others may be able to write.
 """
@@ -6,7 +6,6 @@ JSON and not pickle: a checkpoint is read from a folder that others may be able 
 from __future__ import annotations
 
 import base64
-import random
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +15,10 @@ State = dict[str, Any]
 
 def capture(generators: Sequence[Any] = ()) -> State:
     """`generators`: torch.Generator objects beside the global ones, in an order that a resumed run repeats."""
-    version, words, gauss = random.getstate()
-    state: State = {"python": [version, list(words), gauss]}
+    state: State = {}
+    if random := sys.modules.get("random"):
+        version, words, gauss = random.getstate()
+        state["python"] = [version, list(words), gauss]
     if numpy := sys.modules.get("numpy"):
         kind, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
         state["numpy"] = [kind, keys.tolist(), int(position), int(has_gauss), float(cached)]
@@ -30,8 +31,11 @@ def capture(generators: Sequence[Any] = ()) -> State:
 
 
 def restore(state: State, generators: Sequence[Any] = ()) -> None:
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
+    if "python" in state:
+        import random
+
+        version, words, gauss = state["python"]
+        random.setstate((version, tuple(words), gauss))
     if "numpy" in state and (numpy := sys.modules.get("numpy")):
         kind, keys, position, has_gauss, cached = state["numpy"]
         numpy.random.set_state((kind, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, cached))

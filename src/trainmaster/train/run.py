@@ -18,22 +18,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from trainmaster.errors import InputError, TrainmasterError
 from trainmaster.train import data as positions
 from trainmaster.train import rng
 from trainmaster.train.control import ASKED, HIGHEST_ATTEMPT, SAVE_STEP, STOP_STEP, SUPERSEDED, Control
 from trainmaster.train.place import rank_and_world
-from trainmaster.train.store import Saved, Store, Superseded
+from trainmaster.train.superseded import Superseded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import FrameType
+
+    from trainmaster.train.store import Saved, Store
 
 PROGRESS_S = 1.0
 RUN_AHEAD_STEPS = 1_000  # a GPU's launch queue holds about a thousand kernels; a rank further ahead does not wait for the others
 DEADLINE_RESERVE_S = 0.5  # left of the time to stop, for the acknowledgement
 
-Function = Callable[[Path], object]
+Function: TypeAlias = "Callable[[Path], object]"
 
 
 class Checkpoint:
@@ -117,15 +121,19 @@ class Run:
         if every_s is not None and self.world > 1 and self.control is None:
             raise InputError("tm.checkpoint: every_s: outside Trainmaster the ranks of a gang share no clock; use every_steps")
         restart = self.environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = Store(Path(folder), self.environment.get("TRAINMASTER_JOB_ID"), self.attempt, restart, keep)
+        from trainmaster.train.store import Store  # here, since a script that registers nothing need not wait for it
+
+        store = Store(folder, self.environment.get("TRAINMASTER_JOB_ID"), self.attempt, restart, keep)
         self.checkpoint = Checkpoint(store, save, load, every_s, every_steps, every_rank)
         self.watching = True
         self._look_for_newer_attempt()
         try:
             store.open(clean=self.rank == 0)
+            self.saved = store.newest()
         except Superseded as error:
             self._end_superseded(str(error))
-        self.saved = store.newest()
+        except OSError as error:
+            raise InputError(f"{folder}: {error.strerror}: checkpoints cannot be kept there; name another folder") from None
         if self.rank == 0:
             for path, problem in store.broken:
                 say(f"{path}: skipped: {problem}; it will be removed once another checkpoint is saved")

@@ -27,16 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from trainmaster.errors import TrainmasterError
+from trainmaster.train.superseded import Superseded
 
 FORMAT = 1
 CHUNK = 1 << 20
 NAME = re.compile(r"step-(\d{9,})$")
 SAVING = re.compile(r"\.saving-\d+-(.+)$")
 PARTS_WAIT_S = 300.0  # ranks reach the same step within a step of each other; beyond this one of them is gone
-
-
-class Superseded(Exception):
-    """A newer attempt at this job has started: this one writes nothing any more."""
 
 
 class NotWhole(Exception):
@@ -63,8 +60,8 @@ class Store:
     The folder belongs to the job that started in it last, so that a later job can go on from the checkpoints of an earlier one.
     """
 
-    def __init__(self, folder: Path, job: str | None, attempt: int, restart: str, keep: int) -> None:
-        self.folder = folder
+    def __init__(self, folder: str | os.PathLike[str], job: str | None, attempt: int, restart: str, keep: int) -> None:
+        self.folder = Path(folder)
         self.job = job
         self.attempt = attempt
         self.keep = keep

@@ -43,6 +43,12 @@ class Labels:
     def take(self, rows: NDArray[Any]) -> Labels:
         return Labels(self.codes[rows], self.names)
 
+    def and_then(self, other: Labels) -> Labels:
+        """These rows, then those."""
+        names = {name: code for code, name in enumerate(self.names)}
+        recode = np.array([names.setdefault(name, len(names)) for name in other.names] + [-1], np.int32)
+        return Labels(np.concatenate([self.codes, recode[other.codes]]), tuple(names))
+
     def text(self) -> NDArray[np.object_]:
         """One str a row, "" where absent."""
         return np.asarray([*self.names, ""], object)[self.codes]
@@ -79,6 +85,7 @@ class Job:
     max_gpus: float | None = None
     model: str | None = None  # key of a performance profile
     batch_size: float | None = None
+    steps: float | None = None  # the same work in steps, where the trace gives both; a profile takes what it counts
     deadline_s: float | None = None
     limit_s: float | None = None
     priority: float = 0.0  # larger goes first
@@ -90,7 +97,7 @@ class Job:
 
 
 LABEL_COLUMNS = ("user", "account", "queue", "app", "model", "service_class")
-OPTIONAL_NUMBERS = ("min_gpus", "max_gpus", "batch_size", "deadline_s", "limit_s", "recorded_start_s", "recorded_end_s")
+OPTIONAL_NUMBERS = ("min_gpus", "max_gpus", "batch_size", "steps", "deadline_s", "limit_s", "recorded_start_s", "recorded_end_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +126,7 @@ class JobTable:
     work: Floats  # NaN: known only once performance profiles are bound
     work_in_steps: NDArray[np.bool_]
     batch_size: Floats
+    steps: Floats
     deadline_s: Floats
     limit_s: Floats
     priority: Floats
@@ -214,6 +222,22 @@ class JobTable:
             elif f.name != "accept_sets":
                 changed[f.name] = value.take(rows) if isinstance(value, Labels) else value[rows]
         return dataclasses.replace(self, **changed)
+
+    def and_then(self, other: JobTable) -> JobTable:
+        """The rows of both, which have the same estimates, sorted by (submit_s, seq)."""
+        sets = {accepted: code for code, accepted in enumerate(self.accept_sets)}
+        recode = np.array([sets.setdefault(accepted, len(sets)) for accepted in other.accept_sets], np.int32)
+        both: dict[str, Any] = {}
+        for f in dataclasses.fields(self):
+            mine, theirs = getattr(self, f.name), getattr(other, f.name)
+            if f.name == "estimates":
+                both[f.name] = {name: np.concatenate([mine[name], theirs[name]]) for name in mine}
+            elif f.name == "accept_set":
+                both[f.name] = np.concatenate([mine, recode[theirs]])
+            elif f.name != "accept_sets":
+                both[f.name] = mine.and_then(theirs) if isinstance(mine, Labels) else np.concatenate([mine, theirs])
+        table = JobTable(**both, accept_sets=tuple(sets))
+        return table.take(np.lexsort((table.seq, table.submit_s)))
 
     def replace(self, **columns: Any) -> JobTable:
         return dataclasses.replace(self, **columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -47,9 +48,18 @@ def test_ten_thousand_waiting_jobs_are_paged(served):
     first = ana.get("/").text
     second = ana.get(re.search(r'href="([^"]+)" rel="next"', first)[1].replace("&amp;", "&")).text
 
-    assert [row[0] for row in rows(first, "queue")] == [str(number) for number in range(1, 101)]
-    assert [row[0] for row in rows(second, "queue")] == [str(number) for number in range(101, 201)]
+    assert [row[0] for row in rows(first, "queue")] == [str(number) for number in range(1, 201)]
+    assert [row[0] for row in rows(second, "queue")] == [str(number) for number in range(201, 401)]
     assert ">10,000<" in first
+
+
+def test_jobs_that_wait_are_in_the_order_in_which_they_start(served):
+    for name in ("first", "second", "third"):
+        served.submit("ana", name=name)
+    for job, place in ((1, 3), (2, 1), (3, None)):
+        served.control.records[job] = replace(served.control.records[job], place=place)
+
+    assert [row[1] for row in rows(served.browser("ana").get("/").text, "queue")] == ["second", "first", "third"]
 
 
 def test_one_job_with_its_attempts_events_reason_and_log(served):

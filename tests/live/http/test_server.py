@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 
+import httpx
 import pytest
 
 from live.http.fakes import Served
 from trainmaster.errors import Conflict, Forbidden, InputError, NotFound, TrainmasterError
 from trainmaster.live.client import Client
 from trainmaster.live.http.server import Server, Tls, announced, keep_token
+from trainmaster.live.http.service import Service
 from trainmaster.live.states import State
 
 SUBMIT = {"command": ["true"]}
@@ -149,12 +151,44 @@ def test_the_server_stops_at_once_with_followers_and_waiters(tmp_path):
     served.control.log(1, b"one\n")
     chunks = client.logs(1, follow=True)
     next(chunks)
+    states = []
+    ask = {"url": server.url + "/api/v1/jobs/1/wait?timeout_s=60", "headers": {"authorization": f"Bearer {served.token('admin')}"}}
+    waiter = threading.Thread(target=lambda: states.append(httpx.get(**ask, timeout=60).json()["state"]))
+    waiter.start()
+    while not served.service.watch.waited_for:
+        time.sleep(0.01)
 
     server.stop()
+    waiter.join(10)
 
     assert list(chunks) == []
+    assert states == ["RUNNING"]
     with pytest.raises(TrainmasterError, match=r"is `trainmaster up` running\?"):
         client.status()
+
+
+def test_who_waits_for_a_job_waits_through_a_restart_of_the_controller(tmp_path):
+    served = Served(tmp_path, own_app=True)
+    served.app.state.service = served.service
+    first = Server(served.app)
+    first.start()
+    with Client(first.url, served.token("ana")) as client:
+        client.submit(SUBMIT)
+        states = []
+        waiter = threading.Thread(target=lambda: states.append(client.wait(1)["state"]))
+        waiter.start()
+        while not served.service.watch.waited_for:
+            time.sleep(0.01)
+        first.stop()
+
+        served.app.state.service = Service(served.control, served.auth, served.settings)
+        second = Server(served.app, port=int(first.url.rpartition(":")[2]))
+        second.start()
+        served.control.end(1)
+        waiter.join(20)
+        second.stop()
+
+    assert states == ["SUCCEEDED"]
 
 
 def test_while_it_serves_the_state_folder_tells_where_and_afterwards_only_the_token_stays(tmp_path):

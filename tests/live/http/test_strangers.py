@@ -128,6 +128,38 @@ def test_guessing_tokens_is_slowed_down_and_costs_the_table_nothing_then(tmp_pat
     assert ana.get(f"{API}/whoami").status_code == 200
 
 
+def test_guessing_tokens_at_the_login_is_slowed_down_as_well(tmp_path):
+    served = Served(tmp_path, Settings(stranger_rate=0.1, stranger_burst=2))
+
+    assert [served.client({}).post("/login", data={"token": "guess"}).status_code for _ in range(3)] == [401, 401, 429]
+    assert served.client({}).get("/login").status_code == 200
+
+
+def test_half_a_request_is_none(served):
+    sent = []
+
+    async def half():
+        messages = iter([{"type": "http.request", "body": b'{"command": ["true"]}', "more_body": True}, {"type": "http.disconnect"}])
+
+        async def receive():
+            return next(messages)
+
+        async def send(message):
+            sent.append(message)
+
+        headers = {"host": "localhost", "authorization": f"Bearer {served.token('ana')}", "content-type": "application/json"}
+        scope = {
+            "type": "http", "method": "POST", "path": f"{API}/jobs", "query_string": b"", "client": ("127.0.0.1", 1), "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }  # fmt: skip
+        served.app.state.service = served.service
+        await served.app(scope, receive, send)
+
+    asyncio.run(half())
+
+    assert (sent, served.control.records) == ([], {})
+
+
 def test_an_address_has_a_rate_too(tmp_path):
     served = Served(tmp_path, Settings(address_rate=0.1, address_burst=2))
 

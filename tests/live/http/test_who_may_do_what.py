@@ -139,6 +139,7 @@ def test_an_open_queue_shows_a_line_of_others_jobs_and_no_more(tmp_path):
     assert (line["user"], line["gpus"], line["state"]) == ("ana", 1, "PENDING")
     assert (line["name"], line["labels"], line["account"]) == ("", {}, None)
     assert served.as_("bob").get(f"{API}/jobs/{line['id']}").status_code == 404
+    assert served.as_("bob").get(f"{API}/jobs?name=secret-model").json()["jobs"] == []
 
 
 @pytest.mark.parametrize(("who", "value"), [("ana", "s3cret"), ("admin", "s3cret"), ("operator", "(hidden)"), ("viewer", "(hidden)")])

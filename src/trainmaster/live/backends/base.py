@@ -71,8 +71,8 @@ class Observation:
     ended_s: float | None = None
     exit_code: int | None = None  # 128 + n if a signal n ended it
     asked_to_stop: bool = False  # the stop protocol had begun when it ended
-    acknowledged: bool = False  # and its ranks said that they stopped for it
-    requeue: bool = False  # it asks to be started again (`scontrol requeue`)
+    acknowledged: bool = False  # its ranks stopped as asked, with their work saved: asked_to_stop and this is preempted, not succeeded
+    requeue: bool = False  # the job wants to be run again when it ends (scontrol requeue)
     checkpointed: bool = False  # it has registered a checkpoint: it may be stopped for others
     step: int | None = None  # steps done, and saved in the last checkpoint
     saved_step: int | None = None

@@ -58,4 +58,4 @@ def make_app(control: ControlPlane, auth: Authenticator, settings: Settings | No
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
-    app.state.service.stopping.set()
+    app.state.service.stop()

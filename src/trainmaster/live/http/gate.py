@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trainmaster.errors import TrainmasterError
 from trainmaster.live.http.auth import Who, digest
-from trainmaster.live.http.limits import TooLarge, TooSlow, bounded_body
+from trainmaster.live.http.limits import HungUp, TooLarge, TooSlow, bounded_body
 from trainmaster.live.http.service import Service, service_at
 from trainmaster.live.http.sessions import COOKIE, Session
 
@@ -57,6 +57,8 @@ class Gate:
             refusal = await _refusal(scope)
             if refusal is None:
                 receive = await bounded_body(scope, receive, settings.max_body_bytes, settings.body_timeout_s)
+        except HungUp:
+            return
         except TooLarge:
             refusal = _no(scope, 413, f"a request has at most {settings.max_body_bytes:,} bytes")
         except TooSlow:
@@ -74,7 +76,8 @@ async def _refusal(scope: Scope) -> Response | None:
     if wait_s := service.addresses.wait_s(address):
         return _busy(scope, wait_s)
     if path == LOGIN or path.startswith(STATIC):
-        return None
+        wait_s = service.strangers.wait_s(address) if scope["method"] == "POST" else 0.0
+        return _busy(scope, wait_s) if wait_s else None
     key, session = _key(service, headers, path)
     who = service.auth.remembered(key) if key else None
     if who is None and key:

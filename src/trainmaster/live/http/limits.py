@@ -38,6 +38,10 @@ class TooSlow(Exception):
     pass
 
 
+class HungUp(Exception):
+    """Half a request is none, even if that half can be read."""
+
+
 async def bounded_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> Receive:
     """Reads the body; the receive that hands it out again, and then what the connection says."""
     declared = dict(scope["headers"]).get(b"content-length")
@@ -49,7 +53,7 @@ async def bounded_body(scope: Scope, receive: Receive, max_bytes: int, timeout_s
             while more:
                 message = await receive()
                 if message["type"] != "http.request":
-                    break  # it hung up
+                    raise HungUp
                 chunks.append(message.get("body", b""))
                 size += len(chunks[-1])
                 if size > max_bytes:

@@ -64,8 +64,9 @@ class Server:
 
     def __init__(self, app: FastAPI, *, host: str = "127.0.0.1", port: int = 0, tls: Tls | None = None, insecure: bool = False) -> None:
         check_binding(host, tls, insecure)
-        self._app, self._tls, self._host = app, tls, host
-        self._socket = _bound(host, port)
+        self._app, self._socket = app, _bound(host, port)
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"{'https' if tls else 'http'}://{shown}:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=IDLE_S, limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=GRACE_S, ssl_certfile=tls.certificate if tls else None, ssl_keyfile=tls.key if tls else None,
@@ -74,12 +75,6 @@ class Server:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._failure: BaseException | None = None
-
-    @property
-    def url(self) -> str:
-        port = self._socket.getsockname()[1]
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{'https' if self._tls else 'http'}://{shown}:{port}"
 
     def start(self) -> None:
         """Returns when it answers."""
@@ -116,7 +111,7 @@ class Server:
         while not serving.done():
             await asyncio.wait({serving}, timeout=0.1)
             if self._server.should_exit:
-                self._app.state.service.stopping.set()  # followers of logs would wait for ever
+                self._app.state.service.stop()  # or it would wait for those who wait
         await serving
 
 

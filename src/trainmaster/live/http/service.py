@@ -26,7 +26,12 @@ class Service:
         self.addresses = Buckets(settings.address_rate, settings.address_burst, time.monotonic)
         self.strangers = Buckets(settings.stranger_rate, settings.stranger_burst, time.monotonic)
         self.streams = self.whatifs = 0  # going on now
-        self.stopping = asyncio.Event()  # streams end
+        self.stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Who follows or waits is let go."""
+        self.stopping.set()
+        self.watch.stop()
 
 
 def service_at(scope: Scope) -> Service:

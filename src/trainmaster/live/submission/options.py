@@ -264,7 +264,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(("-H", "--hold"), mark("hold"), None, "wait until it is released", ORDER),
     Option(("-b", "--begin"), put("begin", text), "TIME", "not before: now+2hours, 18:00, 2026-11-25T08:00", ORDER),
     Option(("-d", "--dependency"), put("after", dependencies.dependencies), "afterok:ID", "after, afterany, afternotok; or a name", ORDER),
-    Option(("-a", "--array"), put("array", arrays.array), "0-99%8", "one job an index, at most 8 at a time", ORDER),
+    Option(("-a", "--array"), put("array", arrays.array), "0-99", "one job an index; 0-99%8: at most 8 at a time", ORDER),
     Option(("-t", "--time"), _limit, "TIME", "wall-clock limit: 2h, 1-12:00:00, 90 (minutes)", ORDER),
     Option(("--estimate",), put("estimate_s", durations.duration_s), "TIME", "how long you think that it takes", ORDER),
     Option(("--deadline",), put("deadline", text), "TIME", "when it must have ended", ORDER),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trainmaster.errors import InputError
+from trainmaster.live.submission.dependencies import Awaited
 from trainmaster.live.submission.environment import Export, captured
 from trainmaster.live.submission.gpus import Gpus
 from trainmaster.live.submission.moments import moment_s
@@ -24,6 +25,7 @@ SHAPE = frozenset(
     "gpus gpus_per_node gpus_per_task min_nodes max_nodes tasks tasks_per_node cpus_per_task cpus_per_gpu cpus_per_node "
     "memory_per_node_gib memory_per_cpu_gib memory_per_gpu_gib export begin deadline".split()
 )
+CALL = frozenset("json state user dry_run parsable wait help wrap".split())  # of the command itself, not of the job
 # Different ways to say one thing: whoever comes later says it anew.
 ALTERNATIVES = (
     frozenset({"gpus", "gpus_per_node", "gpus_per_task", "min_gpus", "max_gpus"}),
@@ -96,7 +98,8 @@ class Draft:
     fields: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    awaits: tuple[Any, ...] = ()  # dependencies whose jobs must still be looked up: `dependencies.Awaited`
+    awaits: tuple[Awaited, ...] = ()  # dependencies whose jobs must still be looked up
+    call: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> JobSpec:
         """As the controller will; with pydantic, so not on the way of an ordinary submission."""
@@ -113,24 +116,26 @@ class Draft:
 
     def located(self, complaint: str) -> str:
         """A complaint about a field, as the controller words it, with the place that told the field."""
-        name = complaint.partition(":")[0].partition(".")[0]
-        return f"{self.origins[name]}: {complaint}" if name in self.origins and name not in self.origins[name] else complaint
+        field, _, problem = complaint.partition(": ")
+        at = self.origins.get(field.partition(".")[0])
+        return f"{at}: {problem}" if at and problem else complaint
 
 
 def draft(asked: Asked, context: Context) -> Draft:
     told = asked.items()
-    fields = {key: one.value for key, one in told.items() if key not in SHAPE and key != "after"}
+    fields = {key: one.value for key, one in told.items() if key not in SHAPE | CALL and key != "after"}
+    call = {key: one.value for key, one in told.items() if key in CALL}
     origins = {key: one.at for key, one in told.items()}
     fields |= _shape(asked)
     for key, name in (("begin", "begin_s"), ("deadline", "deadline_s")):
         if key in asked:
             fields[name] = moment_s(asked.get(key), asked.at(key), context.now_s, ahead=True)
-    fields["workdir"] = os.path.join(context.workdir, fields.get("workdir", ""))
+    fields["workdir"] = os.path.join(context.workdir, fields["workdir"]) if "workdir" in fields else context.workdir
     if asked.get("snapshot"):
         fields["snapshot"] = fields["workdir"]  # what is to be copied; the copy is made where the job is kept
     export: Export = asked.get("export", Export())
     fields["env"] = captured(context.environ, export) | _of_slurm(asked) | fields.get("env", {})
-    return Draft(fields=fields, origins=origins, notes=tuple(asked.notes), awaits=asked.get("after", ()))
+    return Draft(fields=fields, origins=origins, notes=tuple(asked.notes), awaits=asked.get("after", ()), call=call)
 
 
 def _shape(asked: Asked) -> dict[str, Any]:

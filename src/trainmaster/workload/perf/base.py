@@ -11,13 +11,14 @@ A model may say more; what it leaves out has the default of `Traits`:
                                               that changes; True too where `rates_by_type` gives the rates alone
     beside(row, other, type) -> rate          with it: the rate at the requested gang with another's on the same GPUs; 0 = cannot
     rate_cards = True                         `Allocation.config` names an entry of the job's rate card
-    restart_s(jobs) -> seconds by row         its own cost of a start, for `--restart-cost`; NaN = as the flag says
+    restart_s(jobs) -> seconds by row         its own cost of a start, where `--restart-cost` is not given; NaN = the default
     change_s(row, before, after) -> seconds   its own cost of a resize, a migration or another configuration
+    metrics(row, allocation, done) -> dict    what a running job would report of itself besides its rate: gradient noise, epoch
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,6 +63,7 @@ class Traits:
     rate_cards: bool
     restart_s: Callable[[JobTable], NDArray[np.float64]] | None
     change_s: Callable[[int, Allocation, Allocation], float] | None
+    metrics: Callable[[int, Allocation, float], Mapping[str, float]] | None
 
     @classmethod
     def of(cls, model: Any) -> Traits:
@@ -71,6 +73,7 @@ class Traits:
             rate_cards=getattr(model, "rate_cards", False),
             restart_s=getattr(model, "restart_s", None),
             change_s=getattr(model, "change_s", None),
+            metrics=getattr(model, "metrics", None),
         )
 
 

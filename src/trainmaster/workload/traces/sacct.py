@@ -48,7 +48,7 @@ def sniff(head: Head) -> bool:
 def read(source: Source) -> Trace:
     rows = _rows(source)
     allocated = _tres(rows, *TRES)
-    gpus = _count(allocated, r"(?:^|,)gres/gpu=(\d+)").fill_null(_typed_gpus(allocated)).fill_null(0)
+    gpus = _count(allocated, r"(?:^|,)gres/gpu=(\d+(?:\.\d+)?)").fill_null(_typed_gpus(allocated)).fill_null(0)
     cpus = _count(allocated, r"(?:^|,)cpu=(\d+)").fill_null(0).to_numpy()
     memory = allocated.str.extract_groups(r"(?:^|,)mem=(?<size>[0-9.]+)(?<unit>[KMGTP]?)").struct.unnest()
     memory_gib = memory["size"].cast(pl.Float64, strict=False) * memory["unit"].replace_strict(GIB, default=0.0, return_dtype=pl.Float64)

@@ -30,7 +30,7 @@ from trainmaster.live.states import ENDED, State
 
 WAITING = (State.PENDING, State.SUSPENDED, State.RECOVERING)
 ACTIVE = tuple(state for state in State if state not in ENDED and state not in WAITING)
-ROWS = 100  # of waiting jobs on a page
+ROWS = 200  # of waiting jobs on a page; if these are all, in the order in which they start
 MAX_ACTIVE, MAX_NODES, MAX_CELLS = 500, 128, 16
 RECENT_S, RECENT_LOOKED_AT, RECENT = 600.0, 2_000, 10  # ended jobs
 MAX_EVENTS, LOG_LINES = 1_000, 1_000
@@ -57,12 +57,15 @@ def overview(
 ) -> Response:
     which = JobFilter(users=(user,) if user else (), queues=(queue,) if queue else ())
     waiting = caller.jobs(replace(which, states=WAITING, limit=ROWS + 1, after_id=after))
+    whole = not after and len(waiting) <= ROWS
+    if whole:
+        waiting.sort(key=lambda record: (record.place is None, record.place, record.id))
     nodes, chosen = caller.nodes(), {"user": user, "queue": queue}
     return page(
         "overview.html", **_common(request, caller), status=caller.control.status(), queues=caller.control.queues(),
         nodes=[(node, _cells(node)) for node in nodes[:MAX_NODES]], nodes_left_out=max(0, len(nodes) - MAX_NODES),
         active=[] if after else caller.jobs(replace(which, states=ACTIVE, limit=MAX_ACTIVE)), waiting=waiting[:ROWS], after=after,
-        next=_link(chosen, waiting[ROWS - 1].id) if len(waiting) > ROWS else None, first=_link(chosen), chosen=chosen,
+        next=_link(chosen, waiting[ROWS - 1].id) if len(waiting) > ROWS else None, first=_link(chosen), chosen=chosen, whole=whole,
         recent=_recent(caller, which, service_of(request).auth.now()),
     )  # fmt: skip
 

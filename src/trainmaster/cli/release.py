@@ -1,0 +1,20 @@
+"""trainmaster release JOB...: let held jobs start."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from trainmaster.cli.changing import add_jobs, change
+from trainmaster.cli.output import Output
+from trainmaster.live.client import Client
+
+GROUP = "change them"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.description = "They wait again, at the place that their submission gives them."
+    add_jobs(parser)
+
+
+def run(args: Namespace, out: Output) -> int:
+    return change(args, out, Client.release, "released")

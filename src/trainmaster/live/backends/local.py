@@ -1,0 +1,558 @@
+"""This machine: attempts run here under supervisors that outlive the controller.
+
+start     writes the plan into the attempt's folder and asks the fork server for a supervisor      repeatable: a plan is written once
+stop      writes the request beside it and has the supervisor look                                repeatable: the nearest deadline holds
+observe   what is on disk; only attempts that said that they changed are read again; after a crash of the controller all are
+
+Nothing here waits for a supervisor, a job or the fork server: one thread listens to what they say, starts the fork server anew, asks
+again for supervisors that have not come, and clears up after supervisors that were killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import select
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2s
+from pathlib import Path
+from typing import Any
+
+from trainmaster.cluster.cluster import Node
+from trainmaster.errors import BackendError, InputError
+from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
+from trainmaster.live.backends.forks import ForkServer
+from trainmaster.live.backends.machine import Machine, this_machine
+from trainmaster.live.node import cgroups, lookalikes, remains
+from trainmaster.live.node import folder as files
+from trainmaster.live.node.linux import birth
+from trainmaster.live.node.plan import plan as plan_of
+
+ASK_AGAIN_S = 2.0  # for a supervisor that has not come
+MUTE_S = 10.0  # a fork server that was asked so long ago for one that has not come is replaced
+SAY_S = 5.0  # a start that takes longer is said in its observation
+FORCE_S = 10.0  # a supervisor so long past a deadline is killed itself
+CONTROL_BYTES = 64 << 10  # of one file that a job writes
+METRICS = 100
+TICK_NS = 20_000_000  # a folder changed so recently may change again under the same time stamp
+
+log = logging.getLogger(__name__)
+Key = tuple[int, int]
+
+
+@dataclass(slots=True)
+class _Live:
+    """What is known of an attempt that is not forgotten."""
+
+    key: Key
+    folder: str
+    gpus: list[tuple[str, list[int], float]]  # node, indices, how much of each
+    gang: int | None  # ranks that acknowledge a stop, where they are known
+    port: int
+    has_setup: bool
+    since_s: float  # monotonic: when it was accepted, or found
+    asked_fork_s: float = 0.0  # monotonic: last, and first of the fork server that is there now
+    first_asked_s: float = 0.0
+    supervisor: int | None = None  # pidfd
+    gone: bool = False  # the supervisor is, without a word of how it ended
+    started_s: float | None = None
+    stopping: bool = False
+    deadline_s: float = math.inf  # monotonic
+    end: dict[str, Any] | None = None
+    changed: bool = True
+    control_ns: int = -1
+    said: dict[str, Any] = field(default_factory=dict)  # by the job, in Observation's names
+
+
+class LocalBackend:
+    name = "local"
+    capabilities = Capabilities(pin_nodes=True, share=True)
+
+    def __init__(
+        self,
+        state_dir: Path | str,
+        slots: int | None = None,
+        nodes: Sequence[tuple[str, int]] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`slots`: so many CPU slots instead of this machine's GPUs; `nodes`: several nodes of CPU slots, by name, that all run here."""
+        self.state = os.path.abspath(state_dir)
+        self._machine: Machine = this_machine(slots, None if nodes is None else tuple(nodes))
+        self._nodes: dict[str, Node] = {str(node.name): node for node in self._machine.nodes}
+        self._clock = clock
+        self._cgroup = cgroups.find()
+        self._umask = _umask()
+        self._lock = threading.RLock()
+        self._live: dict[Key, _Live] = {}
+        self._refused: dict[Key, Observation] = {}
+        self._wake: Callable[[], None] = lambda: None
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    # -- life ----------------------------------------------------------------------------------------------------------------------
+
+    def open(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        try:
+            for name in ("", "/jobs", f"/{files.LIVE}", "/bin"):
+                os.makedirs(f"{self.state}{name}", mode=0o700, exist_ok=True)
+            lookalikes.install(f"{self.state}/bin")
+            self._fifo = files.make_fifo(f"{self.state}/{files.WAKE}")
+        except OSError as error:
+            raise BackendError(f"{self.state}: the local backend cannot keep its state there: {error}") from None
+        self._poll = select.epoll()
+        self._poll.register(self._fifo, select.EPOLLIN)
+        self._supervisors: dict[int, _Live] = {}  # by pidfd
+        self._forks = ForkServer(self.state)
+        for name in os.listdir(f"{self.state}/{files.LIVE}"):
+            job, _, attempt = name.partition(".")
+            self._find((int(job), int(attempt)))
+        self._thread = threading.Thread(target=self._listen, name="local backend", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """The fork server goes too; a controller that crashed leaves it to the next one."""
+        self.drop()
+        self._forks.quit()
+
+    def drop(self) -> None:
+        """As a crash of the controller would: nobody is told."""
+        self._closing = True
+        if self._thread is not None:
+            files.poke(f"{self.state}/{files.WAKE}", "")
+            self._thread.join()
+            self._thread = None
+            with self._lock:
+                for descriptor in (*self._supervisors, self._fifo):
+                    os.close(descriptor)
+                self._supervisors.clear()
+                self._poll.close()
+                self._forks.hang_up()
+
+    def _find(self, key: Key) -> None:
+        """An attempt that an earlier controller had accepted; what it had only begun to accept is as if it had never been."""
+        plan = files.read_json(f"{files.attempt_folder(self.state, *key)}/{files.PLAN}")
+        if plan is None:
+            _remove(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}")
+            return
+        live = self._remember(key, plan)
+        request = files.read_json(f"{live.folder}/{files.STOP}")
+        if request is not None:
+            live.stopping, live.deadline_s = True, time.monotonic() + request["grace_s"]
+            files.poke(f"{live.folder}/{files.COMMANDS}", "{}")  # it may not have been told
+
+    def _remember(self, key: Key, plan: dict[str, Any]) -> _Live:
+        gpus = [(one["node"], one["indices"], one["each"]) for one in plan["gpus"]]
+        ranks = plan["ranks"]
+        gang = len(ranks) if "RANK" in ranks[0]["env"] else None
+        live = _Live(
+            key=key, folder=files.attempt_folder(self.state, *key), gpus=gpus, gang=gang, port=plan["port"], has_setup=bool(plan["setups"]),
+            since_s=time.monotonic(),
+        )  # fmt: skip
+        self._live[key] = live
+        return live
+
+    # -- verbs ---------------------------------------------------------------------------------------------------------------------
+
+    def inventory(self) -> list[NodeSeen]:
+        others = 0.0
+        if self._machine.nvidia is not None:
+            with self._lock:
+                ours = {index for live in self._live.values() if live.end is None for _, indices, _ in live.gpus for index in indices}
+            others = float(len(self._machine.nvidia.busy() - ours))
+        return [NodeSeen(name=name, node=node, others_gpus=others) for name, node in self._nodes.items()]
+
+    def start(self, attempt: Attempt) -> None:
+        key = (attempt.job, attempt.attempt)
+        with self._lock:
+            if key in self._live or key in self._refused:
+                return
+            try:
+                self._accept(attempt)
+            except InputError as error:
+                self._refused[key] = Observation(job=key[0], attempt=key[1], seen=Seen.REFUSED, ended_s=self._clock(), message=str(error))
+                self._wake()
+                return
+            except OSError as error:
+                self._undo(key)
+                raise BackendError(f"attempt {key[1]} of job {key[0]} cannot be started here: {error}") from None
+            self._fork(self._live[key])
+
+    def stop(self, job: int, attempt: int, *, grace_s: float, reason: str) -> None:
+        with self._lock:
+            self._refresh_known((job, attempt))
+            live = self._live.get((job, attempt))
+            if live is None or live.end is not None:
+                return
+            deadline_s = time.monotonic() + grace_s
+            request = {"reason": reason, "grace_s": grace_s, "asked_s": self._clock()}
+            with contextlib.suppress(OSError):  # on a full disk the FIFO has to do
+                files.write_json(f"{live.folder}/{files.STOP}", request)
+            live.stopping, live.deadline_s, live.changed = True, min(deadline_s, live.deadline_s), True
+            if live.supervisor is None and not live.gone and self._claimed(live):
+                self._end(live, {"exit_code": 128 + signal.SIGTERM, "message": "stopped before it had started", "asked": reason})
+            else:
+                files.poke(f"{live.folder}/{files.COMMANDS}", json.dumps({"stop": request}))
+
+    def signal(self, job: int, attempt: int, number: int) -> None:
+        with self._lock:
+            live = self._live.get((job, attempt))
+        if live is not None:
+            files.poke(f"{live.folder}/{files.COMMANDS}", f'{{"signal": {number:d}}}')
+
+    def observe(self) -> list[Observation]:
+        with self._lock:
+            for live in self._live.values():
+                self._refresh(live)
+            return [*map(self._observation, self._live.values()), *self._refused.values()]
+
+    def forget(self, job: int, attempt: int) -> None:
+        key = (job, attempt)
+        with self._lock:
+            self._refused.pop(key, None)
+            self._refresh_known(key)
+            live = self._live.get(key)
+            if live is None:
+                return
+            if live.end is None:
+                raise BackendError(f"attempt {attempt} of job {job} has not ended: it cannot be forgotten")
+            del self._live[key]
+            _remove(f"{self.state}/{files.LIVE}/{job}.{attempt}")
+            for name in (files.COMMANDS, files.STOP, files.STARTED, files.SUPERVISOR, "script", "entered", files.PLAN):
+                _remove(f"{live.folder}/{name}")
+            shutil.rmtree(f"{live.folder}/{files.CONTROL}", ignore_errors=True)
+
+    def log_files(self, job: int, attempt: int) -> dict[str, Path]:
+        folder = Path(files.attempt_folder(self.state, job, attempt))
+        found = sorted(folder.glob("*.log"), key=lambda path: (len(path.name), path.name))
+        return {path.name.removesuffix(".log"): path for path in found}
+
+    def shell(self, job: int, attempt: int) -> Sequence[str]:
+        with self._lock:
+            live = self._live.get((job, attempt))
+            if live is None or live.end is not None or live.started_s is None:
+                raise BackendError(f"attempt {attempt} of job {job} does not run here: there is nothing to enter")
+        return [*lookalikes.python("enter"), live.folder]
+
+    def report(self) -> dict[str, Any]:
+        with self._lock:
+            running = sum(live.end is None for live in self._live.values())
+        return {
+            "accelerators": self._machine.found_by, "cgroups": self._cgroup[0] if self._cgroup else "none: by process tree and environment",
+            "fork_server": self._forks.pid, "attempts": running, "runs_as": os.getuid(),
+            "isolation": "every job runs as this one user: tokens keep people apart at the API, not their processes",
+        }  # fmt: skip
+
+    # -- accepting -----------------------------------------------------------------------------------------------------------------
+
+    def _accept(self, attempt: Attempt) -> None:
+        """From the moment plan.json is there it will run, whatever becomes of this process."""
+        key = (attempt.job, attempt.attempt)
+        earlier = files.attempts(self.state, attempt.job)
+        if attempt.attempt in earlier:
+            raise InputError(f"attempt {attempt.attempt} has already run here")
+        if earlier and earlier[-1] > attempt.attempt:
+            raise InputError(f"attempt {earlier[-1]} of this job has been accepted: attempt {attempt.attempt} is superseded")
+        for other in earlier:
+            self._refresh_known((attempt.job, other))
+            if (live := self._live.get((attempt.job, other))) is not None and live.end is None:
+                raise InputError(f"attempt {other} of this job still runs on this node")
+        gpus = self._pick(attempt)
+        cwd = attempt.spec.snapshot or attempt.spec.workdir
+        if not os.path.isdir(cwd):
+            raise InputError(f"its working directory {cwd} is not a folder on this node")
+        cgroup = None
+        if self._cgroup is not None:
+            kind, parent = self._cgroup
+            whose = blake2s(self.state.encode(), digest_size=4).hexdigest()
+            cgroup = {"kind": kind, "folder": f"{parent}/trainmaster-{whose}-{key[0]}.{key[1]}"}
+        port = self._free_port() if attempt.spec.ranks == "gpu" else 0
+        plan = plan_of(attempt, self.state, gpus, port=port, cgroup=cgroup, umask=self._umask)
+        folder = files.attempt_folder(self.state, *key)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(files.job_folder(self.state, attempt.job), 0o700)
+        os.mkdir(folder, 0o700)
+        files.write_bytes(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}", b"")
+        if attempt.spec.script is not None:
+            files.write_bytes(f"{folder}/script", attempt.spec.script.encode())
+        files.write_json(f"{folder}/{files.PLAN}", plan)
+        self._remember(key, plan)
+
+    def _undo(self, key: Key) -> None:
+        _remove(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}")
+        shutil.rmtree(files.attempt_folder(self.state, *key), ignore_errors=True)
+        self._live.pop(key, None)
+
+    def _pick(self, attempt: Attempt) -> list[list[int]]:
+        """Indices on each node: whole GPUs lowest first, before them those nobody computes on; a fraction where the least is left."""
+        busy = set() if self._machine.nvidia is None else self._machine.nvidia.busy()
+        used: dict[str, dict[int, float]] = {name: dict.fromkeys(range(node.gpus), 0.0) for name, node in self._nodes.items()}
+        for live in self._live.values():
+            if live.end is None:
+                for name, indices, each in live.gpus:
+                    for index in indices if name in used else ():
+                        used[name][index] = used[name].get(index, 0.0) + each
+        picked = []
+        for share in attempt.shares:
+            if share.node not in used:
+                raise InputError(f"there is no node {share.node} here")
+            here = used[share.node]
+            if 0 < share.gpus < 1:
+                fits = [index for index in here if here[index] + share.gpus <= 1 + 1e-9]
+                chosen = [min(fits, key=lambda index: (-here[index], index))] if fits else []
+            else:
+                chosen = sorted((index for index in here if here[index] == 0), key=lambda index: (index in busy, index))[: int(share.gpus)]
+            if share.gpus and len(chosen) < max(1, int(share.gpus)):
+                raise InputError(f"{share.node} has not {share.gpus:g} of its {len(here)} GPUs free")
+            for index in chosen:
+                here[index] += share.gpus if share.gpus < 1 else 1.0
+            picked.append(chosen)
+        return picked
+
+    def _free_port(self) -> int:
+        """A port that is free now and that no attempt here has been given."""
+        given = {live.port for live in self._live.values() if live.end is None}
+        while True:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port: int = probe.getsockname()[1]
+            if port not in given:
+                return port
+
+    def _fork(self, live: _Live) -> None:
+        live.asked_fork_s = time.monotonic()
+        if live.first_asked_s < self._forks.since_s:
+            live.first_asked_s = live.asked_fork_s
+        self._forks.ask(*live.key)
+
+    # -- seeing --------------------------------------------------------------------------------------------------------------------
+
+    def _refresh_known(self, key: Key) -> None:
+        if (live := self._live.get(key)) is not None:
+            live.changed = True
+            self._refresh(live)
+
+    def _refresh(self, live: _Live) -> None:
+        if live.changed and live.end is None:
+            live.changed = False
+            end = files.read_json(f"{live.folder}/{files.END}")
+            if end is not None:
+                self._ended(live, end)
+                return
+            if live.started_s is None and (started := files.read_json(f"{live.folder}/{files.STARTED}")) is not None:
+                live.started_s = started["at_s"]
+            if live.supervisor is None and not live.gone:
+                self._watch(live)
+                if live.gone and (end := files.read_json(f"{live.folder}/{files.END}")) is not None:  # written before it went
+                    self._ended(live, end)
+        if live.end is None and live.started_s is not None:
+            self._hear(live)
+
+    def _watch(self, live: _Live) -> None:
+        """Hear of its supervisor's end by a pidfd, whatever that is."""
+        who = files.read_json(f"{live.folder}/{files.SUPERVISOR}")
+        if who is None:
+            return
+        try:
+            descriptor = os.pidfd_open(who["pid"])
+        except OSError:
+            live.gone = True
+            return
+        if birth(who["pid"]) != who["born"]:  # the pid is another's by now
+            os.close(descriptor)
+            live.gone = True
+            return
+        live.supervisor = descriptor
+        self._supervisors[descriptor] = live
+        self._poll.register(descriptor, select.EPOLLIN)
+
+    def _claimed(self, live: _Live) -> bool:
+        """No supervisor has come, and none shall."""
+        try:
+            return files.create_json(f"{live.folder}/{files.SUPERVISOR}", {"pid": 0, "born": None})
+        except OSError:
+            return False  # disk full: one that comes sees stop.json, or is told
+
+    def _unwatch(self, live: _Live) -> None:
+        if live.supervisor is not None:
+            self._supervisors.pop(live.supervisor, None)
+            with contextlib.suppress(OSError):
+                self._poll.unregister(live.supervisor)
+            os.close(live.supervisor)
+            live.supervisor = None
+
+    def _ended(self, live: _Live, end: dict[str, Any]) -> None:
+        self._unwatch(live)
+        live.control_ns = -1
+        self._hear(live)
+        live.end = end
+        live.started_s = end.get("started_s") or live.started_s
+
+    def _end(self, live: _Live, end: dict[str, Any]) -> None:
+        """Write down the end of an attempt that has no supervisor."""
+        end = {"started_s": live.started_s, "ended_s": self._clock(), "asked": None, **end}
+        with contextlib.suppress(OSError):  # disk full: known here, and found out again by the next controller
+            files.create_json(f"{live.folder}/{files.END}", end)
+        self._ended(live, end)
+        self._wake()
+
+    def _hear(self, live: _Live) -> None:
+        """What the job has said in its control folder, if that has changed."""
+        control = f"{live.folder}/{files.CONTROL}"
+        try:
+            at_ns = os.stat(control).st_mtime_ns
+        except OSError:
+            return
+        if at_ns == live.control_ns:
+            return
+        live.control_ns = at_ns if time.time_ns() - at_ns > TICK_NS else -1
+        live.said = _said(control, live.gang)
+
+    def _observation(self, live: _Live) -> Observation:
+        end = live.end
+        if end is not None:
+            message = str(end.get("refused") or end.get("lost") or end.get("message") or "")
+            seen = Seen.REFUSED if "refused" in end else Seen.LOST if "lost" in end else Seen.ENDED
+            ended_s, exit_code, asked = end["ended_s"], end.get("exit_code"), end["asked"] is not None
+        else:
+            seen = Seen.DRAINING if live.stopping else Seen.RUNNING if live.started_s is not None else Seen.STARTING
+            message = self._trouble(live)
+            ended_s, exit_code, asked = None, None, live.stopping
+        return Observation(
+            job=live.key[0], attempt=live.key[1], seen=seen, started_s=live.started_s, ended_s=ended_s, exit_code=exit_code,
+            asked_to_stop=asked, message=message, **live.said,
+        )  # fmt: skip
+
+    def _trouble(self, live: _Live) -> str:
+        now_s = time.monotonic()
+        if live.gone:
+            return "its supervisor is gone; what is left of it is being killed"
+        if live.stopping and now_s > live.deadline_s + 1:
+            return f"not gone {now_s - live.deadline_s:.0f} s past its deadline, although it was killed"
+        waited_s = now_s - live.since_s
+        if live.started_s is None and waited_s > SAY_S:
+            there = "its setup runs" if live.has_setup else "its supervisor has not started it"
+            return f"{there if live.supervisor is not None else 'no supervisor yet'}, after {waited_s:.0f} s"
+        return ""
+
+    # -- the thread ----------------------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        chores_s = 0.0
+        while not self._closing:
+            for descriptor, _ in self._poll.poll(self._forks.patience_s):
+                with self._lock:
+                    if descriptor == self._fifo:
+                        self._poked(os.read(self._fifo, 1 << 16))
+                    elif descriptor in self._supervisors and self._left(self._supervisors[descriptor]):
+                        chores_s = 0.0
+                self._wake()
+            try:
+                self._forks.attend()
+                if time.monotonic() > chores_s:
+                    chores_s = time.monotonic() + 0.5
+                    self._chores()
+            except Exception:  # seen by the operator; the next round tries again
+                log.exception("local backend")
+                chores_s = time.monotonic() + 1.0
+
+    def _left(self, live: _Live) -> bool:
+        """Its supervisor has ended. True: without a word."""
+        if live.supervisor is None or not _readable(live.supervisor):
+            return False  # the event was of another, whose descriptor had this number before
+        live.changed = True
+        self._refresh(live)
+        if live.end is None:
+            self._unwatch(live)
+            live.gone = True
+        return live.gone
+
+    def _poked(self, lines: bytes) -> None:
+        if len(lines) > 1 << 15:  # others may not have fitted in
+            for live in self._live.values():
+                live.changed = True
+        for line in lines.splitlines():
+            job, _, attempt = line.partition(b" ")
+            named = self._live.get((int(job), int(attempt))) if job.isdigit() and attempt.isdigit() else None
+            if named is not None:
+                named.changed = True
+
+    def _chores(self) -> None:
+        now_s = time.monotonic()
+        with self._lock:
+            unended = [live for live in self._live.values() if live.end is None]
+            mute = False
+            for live in unended:
+                if live.supervisor is None or now_s > live.deadline_s:
+                    live.changed = True
+                    self._refresh(live)
+                if live.end is None and live.supervisor is None and not live.gone:
+                    mute |= self._forks.since_s < live.first_asked_s < now_s - MUTE_S
+                    if now_s > live.asked_fork_s + ASK_AGAIN_S:
+                        self._fork(live)
+                if live.supervisor is not None and now_s > live.deadline_s + FORCE_S:
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(live.supervisor, signal.SIGKILL)
+            if mute:
+                self._forks.start_anew()
+            gone = [live for live in unended if live.gone and live.end is None]
+        for live in gone:
+            plan = files.read_json(f"{live.folder}/{files.PLAN}")
+            if plan is None or remains.clear(plan, within_s=0.5):
+                with self._lock:
+                    self._end(live, {"lost": "its supervisor was killed", "asked": "asked" if live.stopping else None})
+
+
+def _said(control: str, gang: int | None) -> dict[str, Any]:
+    """The job's own words, none of them taken on trust. A gang has stopped when all have said so; else its rank 0 speaks for it."""
+    said: dict[str, Any] = {"checkpointed": os.path.exists(f"{control}/registered"), "requeue": os.path.exists(f"{control}/requeue")}
+    progress = files.read_json(f"{control}/progress", CONTROL_BYTES) or {}
+    acks = [files.read_json(f"{control}/ack.{rank}", CONTROL_BYTES) for rank in range(gang or 1)]
+    said["acknowledged"] = None not in acks
+    for one in (progress, acks[0] or {}):
+        for name in ("step", "saved_step"):
+            if isinstance(value := one.get(name), int) and 0 <= value < 1 << 62:
+                said[name] = value
+    if (rate := _number(progress.get("rate"))) is not None:
+        said["rate"] = rate
+    metrics = progress.get("metrics")
+    if isinstance(metrics, dict):
+        numbers = {str(name)[:100]: _number(value) for name, value in list(metrics.items())[:METRICS]}
+        said["metrics"] = {name: value for name, value in numbers.items() if value is not None}
+    return said
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _umask() -> int:
+    """Without changing it, which other threads would see."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        return next((int(line.split()[1], 8) for line in file if line.startswith("Umask:")), 0o022)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

@@ -1,0 +1,104 @@
+"""`trainmaster up`, put together: the store, the backend, the controller, the API and its pages; in the foreground until interrupted."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from trainmaster.engine.core import Setup
+from trainmaster.errors import InputError
+from trainmaster.live.backends.base import Backend
+from trainmaster.live.clock import WallClock
+from trainmaster.live.controller import Controller
+from trainmaster.live.http import settings as http
+from trainmaster.live.http.app import make_app
+from trainmaster.live.http.auth import Authenticator
+from trainmaster.live.http.server import Server, Tls, announced, is_loopback
+from trainmaster.live.plane import Plane
+from trainmaster.live.policies import chosen
+from trainmaster.live.settings import Settings, differences, reread
+from trainmaster.live.store import Store
+
+RELOADED = ("queues", "node_queues", "rules")  # what a running controller takes up; the rest asks for a new start
+
+
+def run_up(settings: Settings, say: Callable[[str], None]) -> int:
+    """Returns when interrupted; jobs run on."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with ExitStack() as stack:
+        controller, _, url = begin(settings, stack)
+        say(f"controller of {controller.backend.name}, policy {controller.scheduling.policy.name}, at {url}")
+        for line in advice(settings, controller):
+            say(line)
+        while not stop.wait(0.5):
+            if controller.failure is not None:
+                say(f"the controller has stopped: {controller.failure}")
+                return 1
+        say("stopping; jobs run on, and are taken up again by the next `trainmaster up`")
+    return 0
+
+
+def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str]:
+    """Everything running; closed with the stack, in the reverse order."""
+    clock = WallClock()
+    settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    tls = Tls(settings.tls_certificate, settings.tls_key) if settings.tls_certificate and settings.tls_key else None
+    name, words = settings.policy, settings.policy_settings
+    policy, policy_rules = chosen(name, words)
+    url = settings.store or f"sqlite:///{settings.state / 'store.db'}"
+    store = Store.open(url, owner=f"{socket.gethostname()}:{os.getpid()}", now=clock)
+    stack.callback(store.close)
+    backend = backend_of(settings)
+    controller = Controller(
+        store, backend, policy, policy_rules=policy_rules, rules=settings.rules, queues=settings.queues, node_queues=settings.node_queues,
+        setup=Setup(placement=settings.placement, round_s=settings.round_s), now=clock,
+    )  # fmt: skip
+    current = [settings]
+
+    def reload(running: Controller) -> list[str]:
+        fresh = reread(current[0])
+        lines = [line + ("" if line.split(":")[0].split(" ")[0] in RELOADED else " (from the next start on)")
+                 for line in differences(current[0], fresh)]  # fmt: skip
+        running.take_up(fresh.rules, fresh.queues, fresh.node_queues)
+        current[0] = fresh
+        return lines
+
+    plane = Plane(controller, reload=reload if settings.config is not None else None)
+    auth = Authenticator(store, clock)
+    loopback = is_loopback(settings.host)
+    app = make_app(plane, auth, http.Settings(open_queue=settings.open_queue, loopback=loopback, secure=tls is not None))
+    server = Server(app, host=settings.host, port=settings.port, tls=tls, insecure=settings.insecure)
+    controller.start()
+    stack.callback(controller.stop)
+    server.start()
+    stack.callback(server.stop)
+    stack.enter_context(announced(settings.state, server.url, auth, getpass.getuser(), tls))
+    return controller, server, server.url
+
+
+def backend_of(settings: Settings) -> Backend:
+    if settings.backend != "local":
+        raise InputError(f"--backend {settings.backend}: this version runs jobs on this machine alone (--backend local)")
+    if settings.shadow or settings.address or settings.cluster:
+        raise InputError("--shadow, --address and --cluster are for other backends; the local one runs jobs on this machine")
+    from trainmaster.live.backends.local import LocalBackend
+
+    return LocalBackend(settings.state, slots=settings.slots)
+
+
+def advice(settings: Settings, controller: Controller) -> list[str]:
+    nodes = controller.nodes
+    gpus = sum(seen.node.gpus for seen in nodes)
+    kinds = ", ".join(sorted({seen.node.type or "untyped" for seen in nodes}))
+    return [
+        f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, {gpus} accelerators ({kinds}); state in {settings.state}",
+        f"log in: the token is in {settings.state / 'token'}; verbs on this machine find it by themselves",
+        f"all jobs run as {getpass.getuser()}: tokens say who may ask, they do not keep jobs' processes from one another",
+    ]
