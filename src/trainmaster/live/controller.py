@@ -412,8 +412,11 @@ class Controller:
         job.attempt, job.seen = None, None
         self.holding.pop(job.id, None)
         self.alerts.pop(f"job {job.id}", None)
-        if not outcome.state.ended and obstacle(job, self.needed, Counter(), changes.now_s) is not None:
-            self.withdraw(job)
+        if not outcome.state.ended:
+            if obstacle(job, self.needed, Counter(), changes.now_s) is not None:
+                self.withdraw(job)
+            else:  # the engine offers only those again that it stopped by itself
+                engine.offer(job.id)
         self.forgotten.append((job.id, attempt.attempt))
 
     def _again(self, changes: Changes, job: LiveJob, outcome: Outcome) -> None:
