@@ -521,6 +521,7 @@ class Engine:
             kernels.withdraw(S.clock, np.int32(row))
             self.clock["finite_left"] -= bool(np.isfinite(self.jobs.work[row]))
         S.jobs[row]["phase"], S.jobs[row]["finish_s"] = ENDED, self.clock["now_s"]
+        handover.carry_out()
 
     def lost(self, seq: int) -> None:
         """The processes of a job are gone without an end: it waits again, at once."""
