@@ -24,7 +24,7 @@ from trainmaster.engine.faults import Faults
 from trainmaster.engine.handover import Executor, Handover, Parts
 from trainmaster.engine.lines import carry_out
 from trainmaster.engine.result import UNFINISHED, UNSCHEDULABLE
-from trainmaster.engine.state import ENDED, RUNNING, STARTING, WAITING
+from trainmaster.engine.state import ENDED, FUTURE, RUNNING, STARTING, WAITING
 from trainmaster.errors import InputError, InvariantBroken, ParamError
 from trainmaster.placement.base import find_placement
 from trainmaster.policies.base import (
@@ -80,12 +80,15 @@ class Engine:
         self.restart_cost_s = _first(rules.restart_cost_s, setup.restart_cost_s, RESTART_COST_S)
         policy.validate(self.restart_cost_s)
         self.placement = find_placement(_first(rules.placement, setup.placement))
-        if cluster.queues and not isinstance(policy, ListPolicy) and "queues" not in policy.needs:
-            raise ParamError(f"--policy: {policy.name} plans the whole cluster and knows no quotas; leave `queues` out of the cluster file")
+        has_quotas = any(spec.quota_gpus is not None for spec in cluster.queues.values())
+        if has_quotas and not isinstance(policy, ListPolicy) and "queues" not in policy.needs:
+            fix = "leave `quota_gpus` out of the cluster file"
+            raise ParamError(f"--policy: {policy.name} plans the whole cluster and knows no quotas; {fix}")
         self.jobs = jobs = self._consolidate(jobs)
         self.types = cluster.types
         self.node_types = np.array([node.type for node in cluster.nodes], object)
         self.node_labels = np.array([node.label or "" for node in cluster.nodes], object)
+        self.type_of_node = np.array([self.types.index(name) if name in self.types else -1 for name in self.node_types], np.int64)
         rates = model.rates_by_type(jobs, self.types)
         self.state = build_state(jobs, cluster, rates, self.types)
         self.clock = self.state.clock[0]
@@ -164,12 +167,24 @@ class Engine:
         S.jobs["near_until_s"] = np.where(waits, S.jobs["arrive_s"] + patience_s, -np.inf)
         self.clock["local"], self.clock["simple"] = 1, 0
 
-    def _alone_rate(self, row: int) -> float:
-        """Rate on as few nodes of the first type as can hold the gang."""
+    def _alone_rate(self, row: int, type_: int = 0) -> float:
+        """Rate on as few nodes of a type as can hold the gang."""
         gpus, node_gpus = int(self.jobs.gpu_milli[row] // GPU_MILLI), max(node.gpus for node in self.cluster.nodes)
         parts = [float(node_gpus)] * (gpus // node_gpus) + ([float(gpus % node_gpus)] if gpus % node_gpus else [])
-        rate, _ = self.model.rate(row, Allocation(tuple(range(len(parts))), tuple(parts), self.types[0]), 0.0, ())
+        rate, _ = self.model.rate(row, Allocation(tuple(range(len(parts))), tuple(parts), self.types[type_]), 0.0, ())
         return max(rate, 1e-300)
+
+    def _rates_of(self, rows: np.ndarray) -> Floats:
+        """(rows, types) rates alone on the gang asked for; 0 where the job does not run."""
+        S = self.state
+        if self.clock["fixed_rates"]:
+            rates = S.rates[rows if len(S.rates) > 1 else np.zeros(len(rows), np.int64), : len(self.types)]
+        else:
+            rates = np.array([[self._alone_rate(row, t) for t in range(len(self.types))] for row in rows.tolist()])
+        pools = S.class_pools[S.jobs["klass"][rows]]
+        type_of = np.append(S.pools["type"], -1)[pools]  # -1, no pool, is the last
+        accepted = (type_of[:, :, None] == np.arange(len(self.types))).any(axis=1)
+        return np.where(accepted, rates.reshape(len(rows), len(self.types)), 0.0)
 
     def _consolidate(self, jobs: JobTable) -> JobTable:
         """Gangs that must not spread: no more nodes than the fewest that could hold them."""
@@ -219,7 +234,8 @@ class Engine:
 
     def _prepare_clock(self) -> None:
         clock, policy = self.clock, self.policy
-        clock["round_s"], clock["wake_grid_s"], clock["due_grid_s"] = self.round_s, self.rules.wake_grid_s, self.rules.due_grid_s
+        clock["round_s"] = 0.0 if self.rules.own_rounds else self.round_s
+        clock["wake_grid_s"], clock["due_grid_s"] = self.rules.wake_grid_s, self.rules.due_grid_s
         clock["preemptive"], clock["keeps_count"] = policy.preemptive, self.rules.unplaced_keeps_count
         clock["min_run_s"], clock["most_preemptions"] = self.setup.min_run_s, self.setup.most_preemptions
         clock["random"], clock["seed"] = self.placement.random, self.setup.seed
@@ -298,9 +314,9 @@ class Engine:
         jobs = S.jobs.view(np.recarray)
         return float(policy.wakeup.python(jobs, held, len(held), float(clock["now_s"]), policy.key_params(), shared, per_job))
 
-    def _refresh(self, rows: np.ndarray) -> None:
+    def _refresh(self, rows: np.ndarray, at_s: float | None = None) -> None:
         self.state.walk[: len(rows)] = rows
-        kernels.refresh_all(self.state.clock, len(rows))
+        kernels.refresh_all(self.state.clock, len(rows), float(self.clock["now_s"]) if at_s is None else at_s)
 
     def view(self) -> View:
         """What the policy sees now."""
@@ -320,6 +336,10 @@ class Engine:
             return np.maximum(state["work_left"] - running_s * state["rate"], 0.0) / state["alone_rate"]
 
         now_s = float(clock["now_s"])
+        def types_held() -> np.ndarray:
+            first = S.part_node[S.alloc_offset[state["allocation"]]]
+            return np.where(state["running"] == 1, self.type_of_node[first], -1)
+
         return View(
             now_s=now_s,
             jobs=jobs,
@@ -337,6 +357,9 @@ class Engine:
             holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
             beside=self.traits.beside,
             observe=lambda: self._observed(rows, state, now_s),
+            rates_of=self._rates_of,
+            types_held=types_held,
+            round_s=self.round_s,
         )
 
     def done(self, row: int) -> float:
@@ -414,6 +437,7 @@ class Engine:
         """What the last decision wrote about every active job; `policy.explain` reads it."""
         S = self.state
         rows = np.flatnonzero(np.isin(S.jobs["phase"], (WAITING, RUNNING)) | (S.jobs["running"] == 1))  # at a run's end nobody holds
+        self._refresh(rows, float(self.clock["decided_s"]))
         verdict, short = S.jobs["verdict"][rows], S.jobs["short_milli"][rows]
         if self.compiled:  # a walk over heaps speaks of a whole class at once
             klass = S.classes[S.jobs["klass"][rows]]
@@ -424,7 +448,7 @@ class Engine:
             verdict = np.where(behind, said, verdict)
             short = np.where(behind, np.where(said == Verdict.CAPACITY, klass["told_milli"], 0), short)
         columns = {name: S.jobs[name][rows] for name in ("attained_gpu_s", "remaining_s", "submit_s", "running")}
-        return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["now_s"]), seq=S.jobs["seq"][rows],
+        return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["decided_s"]), seq=S.jobs["seq"][rows],
                               verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip
 
     def waiting_in_order(self) -> np.ndarray:
@@ -498,6 +522,7 @@ class Engine:
             kernels.withdraw(S.clock, np.int32(row))
             self.clock["finite_left"] -= bool(np.isfinite(self.jobs.work[row]))
         S.jobs[row]["phase"], S.jobs[row]["finish_s"] = ENDED, self.clock["now_s"]
+        handover.carry_out()
 
     def lost(self, seq: int) -> None:
         """The processes of a job are gone without an end: it waits again, at once."""
@@ -521,8 +546,10 @@ class Engine:
         handover.hand_over()
 
     def offer(self, seq: int) -> None:
-        """A job that is not offered waits from now on."""
-        kernels.offer(self.state.clock, np.int32(self.row(seq)))
+        """A job that is not offered waits from now on; one that waits already stays where it is."""
+        row = self.row(seq)
+        if self.state.jobs[row]["phase"] == FUTURE:
+            kernels.offer(self.state.clock, np.int32(row))
 
     def take_back(self, seq: int) -> None:
         """A job is stopped at a person's wish, or waits no more; it is not offered until `offer`."""

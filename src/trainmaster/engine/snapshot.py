@@ -50,7 +50,7 @@ def take(engine: Engine) -> Snapshot:
     drains = {} if handover is None else handover.drains
     rows = np.flatnonzero((jobs["phase"] == WAITING) | (jobs["running"] == 1) | np.isin(np.arange(len(jobs)), list(drains)))
     order = S.running_list[: clock["n_running"]]
-    order = order[jobs["running"][order] == 1]
+    order = np.array(list(dict.fromkeys(order[jobs["running"][order] == 1].tolist())), np.int64)
     seq = jobs["seq"]
     return Snapshot(
         now_s=float(clock["now_s"]),

@@ -27,6 +27,7 @@ from trainmaster.errors import BackendError, Conflict, InputError, NotFound
 from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observation, Seen
 from trainmaster.live.control import JobFilter
 from trainmaster.live.estimates import Estimates
+from trainmaster.live.fair_share import FairShare
 from trainmaster.live.jobs import LiveJob, slim
 from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.nodes import as_down, cluster_of
@@ -77,6 +78,7 @@ class Controller:
         self.needed: dict[int, State] = {}  # jobs that others depend on
         self.array_in: Counter[int] = Counter()  # elements of each array among the offered
         self.estimates = Estimates()
+        self.fair_share = FairShare(self.rules.fair_share_half_life_s)
         self.nodes: list[NodeSeen] = []
         self.drained: dict[str, str] = {}
         self.cluster = Cluster.of([])
@@ -177,6 +179,7 @@ class Controller:
         past = JobFilter(states=(State.SUCCEEDED,), all=True, since_s=now_s - REMEMBER_S, limit=MOST_REMEMBERED)
         for ended in self.store.jobs(past):
             self.estimates.learn(ended.user, ended.name, ended.queue, ended.run_s)
+        self.fair_share.take_up(self.store.meta("fair_share"))
         self._look_at_nodes()
         changes = Changes(now_s)
         self._offer(changes)
@@ -398,6 +401,9 @@ class Controller:
             lost_steps=job.row.lost_steps + lost_steps, preemptions=job.row.preemptions + outcome.preempted,
             failures=job.row.failures + outcome.failure, tries=job.row.tries + outcome.retried, engine={},
         )  # fmt: skip
+        if self.fair_share.half_life_s > 0:
+            self.fair_share.charge(job.row.user, held_s * gpus, changes.now_s)
+            changes.meta["fair_share"] = self.fair_share.as_json()
         if outcome.state.ended:
             engine.ended(job.id)
             self.over(changes, job, outcome.state, outcome.reason, exit_code=seen.exit_code, finish_s=end_s)
@@ -406,8 +412,11 @@ class Controller:
         job.attempt, job.seen = None, None
         self.holding.pop(job.id, None)
         self.alerts.pop(f"job {job.id}", None)
-        if not outcome.state.ended and obstacle(job, self.needed, Counter(), changes.now_s) is not None:
-            self.withdraw(job)
+        if not outcome.state.ended:
+            if obstacle(job, self.needed, Counter(), changes.now_s) is not None:
+                self.withdraw(job)
+            else:  # the engine offers only those again that it stopped by itself
+                engine.offer(job.id)
         self.forgotten.append((job.id, attempt.attempt))
 
     def _again(self, changes: Changes, job: LiveJob, outcome: Outcome) -> None:
@@ -492,8 +501,10 @@ class Controller:
                 engine.take_back(job.id)
         for id in [id for id, until_s in self.avoiding.items() if until_s <= changes.now_s]:
             del self.avoiding[id]
-            if id in self.jobs:
+            if id in self.jobs and self.jobs[id].avoid is not None:
                 self.jobs[id].avoid, self.stale = None, True
+        if self.fair_share.half_life_s > 0 and changes.now_s - self.table_s > TABLE_S:
+            self.stale = True  # what was used is worth less by now
         self.recheck |= any(time_s <= changes.now_s for time_s in self.timed.values())
 
     # ---------------------------------------------------------------------------------------------------------- who is offered
@@ -599,6 +610,7 @@ class Controller:
     def take_up(self, rules: Rules, queues: Mapping[str, QueueSpec], node_queues: Mapping[str, tuple[str, ...]]) -> None:
         """A configuration file that was read again."""
         self.rules, self.queues, self.node_queues, self.table = rules, dict(queues), dict(node_queues), None
+        self.fair_share.half_life_s = rules.fair_share_half_life_s
         self.scheduling.setup = replace(self.setup, min_run_s=rules.min_run_s, most_preemptions=rules.most_preemptions)
         self.setup = self.scheduling.setup
         self._set_nodes(self.nodes)
@@ -606,6 +618,16 @@ class Controller:
     def _table(self) -> JobTable:
         """The offered jobs; made anew only where something has changed, and for all of them now and then: estimates move."""
         now_s = self.last_now_s
+        holding: dict[str, float] = {}
+        for job in self.holding.values():
+            if job.attempt is not None:
+                gpus = sum(share.gpus for share in job.attempt.shares)
+                holding[job.row.user] = holding.get(job.row.user, 0.0) + gpus * (now_s - job.attempt.claimed_s)
+        overuse = self.fair_share.overuse({job.row.user for job in self.offered.values()}, holding, now_s)
+        for job in self.offered.values():
+            if job.overuse != (level := overuse.get(job.row.user, 0.0)):
+                job.overuse = level
+                self.changed.add(job.id)
         if self.table is None or now_s - self.table_s > TABLE_S:
             self.table, self.table_s = table_of(list(self.offered.values()), self.rules, self.estimates), now_s
         else:

@@ -97,7 +97,7 @@ class Supervisor:
         self._kill_tree()
         if not outcome:
             outcome = {"exit_code": self._exit_code(), "message": self._message()}
-        asked = None if self.stop is None else str(self.stop.get("reason", ""))[:40]
+        asked = None if self.stop is None else str(self.stop["reason"])[:40]
         end.write({**outcome, "started_s": self.started_s, "ended_s": time.time(), "asked": asked})
         self._poke()
         os.close(self.lock) if self.lock >= 0 else None
@@ -202,7 +202,7 @@ class Supervisor:
         return out, out if one["stderr"] is None else self._open_named(one["stderr"], f"{log}.err.log")
 
     def _open_named(self, path: str, link: str) -> int:
-        """A file that the job named. Nothing that could make the supervisor wait for someone (a FIFO) or go elsewhere (a device) but null."""
+        """A file that the job named. Nothing that could make the supervisor wait for someone (a FIFO), and no device but null."""
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | (0 if self.plan["append"] else os.O_TRUNC)
         try:
             descriptor = os.open(path, how, 0o666 & ~self.plan["umask"])
@@ -257,8 +257,8 @@ class Supervisor:
         os.chdir(one["cwd"])
         os.umask(self.plan["umask"])
         null = os.open(os.devnull, os.O_RDONLY)
-        for descriptor, number in ((null, 0), (log[0], 1), (log[1], 2)):
-            os.dup2(descriptor, number)
+        for descriptor, standard in ((null, 0), (log[0], 1), (log[1], 2)):
+            os.dup2(descriptor, standard)
 
     def _await_ready(self, said: int) -> None:
         with open(said, "rb", closefd=True, buffering=0) as pipe:
@@ -306,22 +306,23 @@ class Supervisor:
                     self._ask(command["stop"])
                 if "changed" in command:
                     self._poke()
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 continue  # the job can write here too
         self._look()
 
     def _look(self) -> None:
         request = files.read_json(f"{self.folder}/{files.STOP}")
         if request is not None:
-            self._ask(request)
+            with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
+                self._ask(request)
 
     def _ask(self, request: dict[str, Any]) -> None:
         if request == self.stop:
             return
+        now_s, grace_s, reason = time.monotonic(), max(0.0, float(request["grace_s"])), str(request["reason"])[:40]
         first, self.stop = self.stop is None, request
         if self.started_s is None:
             raise Stopped
-        now_s, grace_s, reason = time.monotonic(), float(request["grace_s"]), request["reason"]
         kill_s = min([now_s + grace_s] + [at_s for at_s, what in self.due if what == "kill"])
         grace_s = kill_s - now_s
         if first or reason == "superseded":
@@ -359,6 +360,8 @@ class Supervisor:
 
     def _signal(self, number: int, leaders_only: bool = False) -> None:
         """As Slurm does: to the shell of a batch script only when that was asked for, else to what it started."""
+        if not 1 <= number <= 64:
+            return
         leaders = [rank.pid for rank in self.ranks if rank.code is None]
         if leaders_only:
             linux.kill(leaders, number)
@@ -412,7 +415,7 @@ class Supervisor:
             self._step(at_most_s=0.1)
 
     def _kill_tree(self) -> None:
-        """Until nothing is left. Orphans come to this process, so no child left means nothing left, but for those who entered the cgroup."""
+        """Until nothing is left. Orphans come to this process: without a child nothing is left, but for who has entered the cgroup."""
         cgroup = self.plan["cgroup"]
         pause_s = 0.0005
         while True:
