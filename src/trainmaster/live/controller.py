@@ -35,7 +35,7 @@ from trainmaster.live.offers import obstacle
 from trainmaster.live.packing import pack, unpack
 from trainmaster.live.recovery import shares_of, snapshot_of
 from trainmaster.live.rules import Rules
-from trainmaster.live.scheduling import Acts, Made, Scheduling
+from trainmaster.live.scheduling import Acts, Made, Scheduling, bound_for
 from trainmaster.live.spec import JobSpec
 from trainmaster.live.states import State
 from trainmaster.live.store import AttemptRow, CommitUnknown, LeaseLost, Store, StoreUnavailable, decision_record
@@ -188,11 +188,11 @@ class Controller:
         self.decisions = last.id if last is not None else 0
         policy = self.scheduling.policy
         ours = kept is not None and kept.policy == policy.name and kept.version == policy.memory_version
-        bound = max(self.offered, default=0) + 1
-        memory: Memory = unpack(kept.body, policy, bound) if ours and kept is not None else policy.start_memory(bound)
+        bound = bound_for(table)
+        memory: Memory = unpack(kept.body, bound) if ours and kept is not None else policy.start_memory(bound)
         if kept is not None and not ours:
             changes.event("policy", reason=f"{policy.name} begins with a fresh memory: the stored one is of {kept.policy} {kept.version}")
-        snapshot = snapshot_of(jobs, self.node_row, now_s, self.decisions, memory)
+        snapshot = snapshot_of(jobs, self.node_row, now_s, self.decisions, memory, bound)
         self.scheduling.begin(snapshot, table, jobs, self.cluster)
         self.stale = False
         changes.event("controller", reason="started")

@@ -45,6 +45,11 @@ class Made:
     memory: Memory
 
 
+def bound_for(table: JobTable) -> int:
+    """Room for seqs to come, so that memory by seq is seldom made longer."""
+    return 1 << max(int(table.seq.max(initial=0)) + 1, 1_023).bit_length()
+
+
 @dataclass(slots=True)
 class Acts:
     """The engine's executor, live: what it is told waits here until it is written down."""
@@ -68,7 +73,7 @@ class Scheduling:
 
     def begin(self, snapshot: Snapshot, table: JobTable, jobs: Sequence[LiveJob], cluster: Cluster) -> dict[int, str]:
         """An engine for these jobs and nodes that goes on from the snapshot; why some can never run there."""
-        engine = Engine(table, cluster, self.policy, self.setup, rules=self.rules)
+        engine = Engine(table, cluster, self.policy, self.setup, rules=self.rules, seq_bound=max(bound_for(table), snapshot.seq_bound))
         engine.hand_to(self.executor)
         engine.clock["open"] = 1
         resume(engine, snapshot, memory=self.memory_is_ours)
