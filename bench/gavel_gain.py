@@ -48,9 +48,9 @@ def main() -> None:
             gpus = SMALL.get(trace.stem, LARGE)
             rows.append(f"| {trace.stem} | {gpus} | `{policy}` | {before:.2f} h | {after:.2f} h | {gain:.1f} % |")
             print(rows[-1], flush=True)
-    text = PAGE.read_text(encoding="utf-8")
-    table = "\n".join(rows)
-    PAGE.write_text(re.sub(r"(<!-- gain -->\n).*?(\n<!-- end of gain -->)", lambda m: m[1] + table + m[2], text, flags=re.DOTALL), encoding="utf-8")
+    text, table = PAGE.read_text(encoding="utf-8"), "\n".join(rows)
+    marked = re.compile(r"(<!-- gain -->\n).*?(\n<!-- end of gain -->)", re.DOTALL)
+    PAGE.write_text(marked.sub(lambda m: m[1] + table + m[2], text), encoding="utf-8")
 
 
 if __name__ == "__main__":
