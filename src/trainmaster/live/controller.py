@@ -494,7 +494,7 @@ class Controller:
                 engine.take_back(job.id)
             elif signal is not None and not job.warned:
                 job.warned = True
-                self.backend.signal(job.id, attempt.attempt, signal.number)
+                self.backend.signal(job.id, attempt.attempt, signal.number, batch_only=signal.batch_only)
                 changes.event("signal", job, reason=f"signal {signal.number}, {signal.before_s:g} s before its limit")
             else:
                 attempt.reason = "limit"

@@ -133,6 +133,8 @@ def requeue(controller: Controller, changes: Changes, ids: Sequence[int], actor:
     for job in existing(controller, ids):
         if job.attempt is None:
             raise Conflict(f"job {job.id} does not run")
+        if job.row.state is State.COMPLETING:
+            raise Conflict(f"job {job.id} is ending")
         changes.event("requeue", job, actor=actor)
         stop(controller, changes, job, "requeue")
 
