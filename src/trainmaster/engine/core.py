@@ -24,7 +24,7 @@ from trainmaster.engine.faults import Faults
 from trainmaster.engine.handover import Executor, Handover, Parts
 from trainmaster.engine.lines import carry_out
 from trainmaster.engine.result import UNFINISHED, UNSCHEDULABLE
-from trainmaster.engine.state import ENDED, RUNNING, STARTING, WAITING
+from trainmaster.engine.state import ENDED, FUTURE, RUNNING, STARTING, WAITING
 from trainmaster.errors import InputError, InvariantBroken, ParamError
 from trainmaster.placement.base import find_placement
 from trainmaster.policies.base import (
@@ -488,6 +488,7 @@ class Engine:
             kernels.withdraw(S.clock, np.int32(row))
             self.clock["finite_left"] -= bool(np.isfinite(self.jobs.work[row]))
         S.jobs[row]["phase"], S.jobs[row]["finish_s"] = ENDED, self.clock["now_s"]
+        handover.carry_out()  # one that ended while it drained has left room for a claim
 
     def lost(self, seq: int) -> None:
         """The processes of a job are gone without an end: it waits again, at once."""
@@ -511,8 +512,10 @@ class Engine:
         handover.hand_over()
 
     def offer(self, seq: int) -> None:
-        """A job that is not offered waits from now on."""
-        kernels.offer(self.state.clock, np.int32(self.row(seq)))
+        """A job that is not offered waits from now on; one that waits or holds GPUs already goes on so."""
+        row = self.row(seq)
+        if self.state.jobs[row]["phase"] == FUTURE:
+            kernels.offer(self.state.clock, np.int32(row))
 
     def take_back(self, seq: int) -> None:
         """A job is stopped at a person's wish, or waits no more; it is not offered until `offer`."""
