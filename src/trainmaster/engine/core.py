@@ -524,7 +524,7 @@ class Engine:
             kernels.withdraw(S.clock, np.int32(row))
             self.clock["finite_left"] -= bool(np.isfinite(self.jobs.work[row]))
         S.jobs[row]["phase"], S.jobs[row]["finish_s"] = ENDED, self.clock["now_s"]
-        handover.carry_out()
+        handover.carry_out()  # one that ended while it drained has left room for a claim
 
     def lost(self, seq: int) -> None:
         """The processes of a job are gone without an end: it waits again, at once."""
@@ -548,7 +548,7 @@ class Engine:
         handover.hand_over()
 
     def offer(self, seq: int) -> None:
-        """A job that is not offered waits from now on; one that waits already stays where it is."""
+        """A job that is not offered waits from now on; one that waits or holds GPUs already goes on so."""
         row = self.row(seq)
         if self.state.jobs[row]["phase"] == FUTURE:
             kernels.offer(self.state.clock, np.int32(row))

@@ -104,6 +104,11 @@ class Scheduling:
             self.past[int(jobs_then["seq"][row])] = jobs_then[row].copy()
         return self.begin(take(self.engine), table, jobs, cluster)
 
+    def try_out(self, policy: Policy[Any], rules: EngineRules | None, cluster: Cluster) -> None:
+        """ParamError = this policy cannot decide about these jobs and this cluster."""
+        assert self.engine is not None
+        Engine(self.engine.jobs, cluster, policy, self.setup, rules=rules)
+
     def change_policy(self, policy: Policy[Any], rules: EngineRules | None) -> None:
         """From the next `renew` on; it begins with a memory of its own."""
         self.policy, self.rules, self.memory_is_ours = policy, rules, False
