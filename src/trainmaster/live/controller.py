@@ -525,7 +525,8 @@ class Controller:
             number = int(text.partition(":")[2])
             if number not in self.needed:
                 try:
-                    self.needed[number] = self.jobs[number].row.state if number in self.jobs else self._read(lambda: self.store.job(number)).state
+                    there = self.jobs.get(number)
+                    self.needed[number] = there.row.state if there is not None else self._read(partial(self.store.job, number)).state
                 except NotFound:
                     continue
 
