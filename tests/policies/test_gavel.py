@@ -1,8 +1,10 @@
 """Gavel: its programs on clusters small enough to check by hand, and what must hold of every solution."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.workloads import workloads
@@ -179,7 +181,7 @@ def test_a_restart_cost_makes_turns_longer():
 
     cheap, dear = (len(simulate(jobs, "1x1", MaxMin(), restart_cost_s=cost_s).holdings) for cost_s in (0.0, 60.0))
 
-    assert dear < cheap / 1.5
+    assert dear <= 0.75 * cheap
 
 
 # ------------------------------------------------------------------------------------------------- the artifact's rounds
@@ -252,7 +254,7 @@ def test_the_middle_keeps_the_level_and_gives_equal_jobs_equal_shares(options):
 
 @given(fleets())
 def test_an_early_stop_is_feasible(options):
-    assume((options.jobs == 1).all())
+    options = replace(options, jobs=np.ones(len(options.jobs)))  # it is handed job by job
     best = raise_level(options, runnable(options))
 
     check_feasible(options, where_ecos_stops(options, 0.9 * best.level * runnable(options)))

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 
 from trainmaster.cli.connection import add_common, connect
 from trainmaster.cli.output import Output, as_json
-from trainmaster.cli.scenarios import AS_IT_IS, side_by_side
+from trainmaster.cli.scenarios import side_by_side
 from trainmaster.cli.table import pairs
 from trainmaster.cli.words import stamp
 from trainmaster.errors import Conflict, InputError
@@ -56,7 +56,7 @@ def run(args: Namespace, out: Output) -> int:
 def _comparison(client: Client, args: Namespace, out: Output) -> Json | None:
     """None on a cluster where nothing waits or runs."""
     try:
-        return client.whatif([{"label": AS_IT_IS}, {"label": args.name, "policy": args.name, "settings": args.set}])
+        return client.whatif([{"label": args.name, "policy": args.name, "settings": args.set}])
     except Conflict as idle:
         out.note(f"no comparison: {idle}")
         return None

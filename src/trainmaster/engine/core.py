@@ -69,8 +69,10 @@ class Engine:
     """One policy, the jobs it decides about, and the cluster they run on, at one instant."""
 
     def __init__(self, jobs: JobTable, cluster: Cluster, policy: Policy[Any], setup: Setup, *, model: PerformanceModel | None = None,
-                 rules: EngineRules | None = None, label: str | None = None, interpreted: bool = False) -> None:
-        """`interpreted`: ask the policy at every decision even if its key could be compiled (tests compare the two)."""
+                 rules: EngineRules | None = None, label: str | None = None, interpreted: bool = False,
+                 seq_bound: int | None = None) -> None:  # fmt: skip
+        """`interpreted`: ask the policy at every decision even if its key could be compiled (tests compare the two). `seq_bound`: above
+        every seq; where jobs are added later, more than that, as memory by seq is made longer with copies of its last row."""
         if model is None:
             jobs, model = Constant().bind(jobs, cluster)
         self.cluster, self.policy, self.setup, self.model, self.traits = cluster, policy, setup, model, Traits.of(model)
@@ -98,6 +100,7 @@ class Engine:
         self.outcome = np.full(len(jobs), UNFINISHED, object)
         self._prepare_rows(rates)
         self._prepare_clock()
+        self.seq_bound = int(jobs.seq.max(initial=-1)) + 1 if seq_bound is None else seq_bound
         self.memory: Memory = policy.start_memory(self.seq_bound)
         self.active = np.zeros(0, np.int64)
         self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
@@ -358,7 +361,6 @@ class Engine:
             observe=lambda: self._observed(rows, state, now_s),
             rates_of=self._rates_of,
             types_held=types_held,
-            round_s=self.round_s,
         )
 
     def done(self, row: int) -> float:
@@ -521,7 +523,7 @@ class Engine:
             kernels.withdraw(S.clock, np.int32(row))
             self.clock["finite_left"] -= bool(np.isfinite(self.jobs.work[row]))
         S.jobs[row]["phase"], S.jobs[row]["finish_s"] = ENDED, self.clock["now_s"]
-        handover.carry_out()
+        handover.carry_out()  # one that ended while it drained has left room for a claim
 
     def lost(self, seq: int) -> None:
         """The processes of a job are gone without an end: it waits again, at once."""
@@ -545,7 +547,7 @@ class Engine:
         handover.hand_over()
 
     def offer(self, seq: int) -> None:
-        """A job that is not offered waits from now on; one that waits already stays where it is."""
+        """A job that is not offered waits from now on; one that waits or holds GPUs already goes on so."""
         row = self.row(seq)
         if self.state.jobs[row]["phase"] == FUTURE:
             kernels.offer(self.state.clock, np.int32(row))
@@ -574,11 +576,6 @@ class Engine:
     def row_of(self) -> dict[int, int]:
         """Row by seq."""
         return {seq: row for row, seq in enumerate(self.jobs.seq.tolist())}
-
-    @property
-    def seq_bound(self) -> int:
-        """Above every seq."""
-        return int(self.jobs.seq.max(initial=-1)) + 1
 
     @property
     def _handover(self) -> Handover:

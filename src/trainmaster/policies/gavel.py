@@ -52,7 +52,7 @@ SLACK = 1.0 - 1e-7  # a floor that the last program reached can be asked of the 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
     lease_s: float = 360.0  # turns end so often
-    stay: float = 10.0  # restart costs by which a claim must exceed a holder's
+    stay_s: float = 4_500.0  # by so much a claim must exceed a holder's to end its turn
     rounds: bool = False  # the artifact's mechanism instead of leases
     solve_every_s: float = 1_920.0  # and how soon after a solution it solves again
 
@@ -101,7 +101,7 @@ class Gavel(Policy[P]):
 
     def validate(self, restart_cost_s: float) -> None:
         check(self.params.lease_s > 0, f"lease_s must be positive, not {self.params.lease_s:g}")
-        check(self.params.stay >= 0 and self.params.solve_every_s >= 0, "stay and solve_every_s must not be negative")
+        check(self.params.stay_s >= 0 and self.params.solve_every_s >= 0, "stay_s and solve_every_s must not be negative")
 
     def start_memory(self, jobs: int) -> Memory:
         return {"jobs": jobs}
@@ -113,7 +113,7 @@ class Gavel(Policy[P]):
         p = self.params
         if p.rounds:
             return Rounds(round_s=p.lease_s, solve_every_s=p.solve_every_s, shuffles=not self.knows_rates, fills=self.fills)
-        return Leases(lease_s=p.lease_s, stay=p.stay, fills=self.fills)
+        return Leases(lease_s=p.lease_s, stay_s=p.stay_s, fills=self.fills)
 
     @abstractmethod
     def shares(self, view: View, memory: Memory) -> Shares:

@@ -10,8 +10,8 @@ whatever its type:
 
 A job that arrives, or is entitled to GPUs that somebody holds without a claim, starts at once: between the ends of turns only
 holders with a share stay. GPUs that nobody claims are given to jobs that have no turn, each where it runs fastest: that is not
-charged, as it costs nobody anything. Where starting costs, a holder keeps its turn until another's claim exceeds its own by
-`stay` such costs; else a restart would be paid at the end of nearly every turn.
+charged, as it costs nobody anything. A holder keeps its turn until another's claim exceeds its own by `stay_s`: turns last about
+that long, so restarts are few, jobs end one after the other instead of all late, and nobody falls behind its share by much more.
 
 `Rounds` is the artifact's, quirks included, for comparison with its figures (Gavel's simulator, commit c4fa400):
 
@@ -83,7 +83,7 @@ class Leases:
     """Turns that end together, global order, decisions at events."""
 
     lease_s: float
-    stay: float  # restart costs
+    stay_s: float
     fills: bool = True  # whether jobs without a claim may hold what is left
 
     def start_memory(self, jobs: int, types: int) -> Memory:
@@ -139,7 +139,7 @@ class Leases:
         counts = (turn != NO_TURN) & ~(partner < rows) | (partner == NOBODY) & (turn != NO_TURN)
         left = gpus - np.bincount(turn[counts], jobs.gpus[counts], len(gpus))
         claim_s = owed_s + share * self.lease_s
-        claim_s[running, held[running]] += self.lease_s + self.stay * jobs.state["restart_s"][running]
+        claim_s[running, held[running]] += self.stay_s
         job, type_ = np.nonzero(claims & (turn == NO_TURN)[:, None])
         holds = np.concatenate([held[job] == type_, pair_holds])
         largest = np.lexsort((~holds, -np.concatenate([claim_s[job, type_], pair_s])))
@@ -161,7 +161,7 @@ class Leases:
         one, other, type_ = row[pair_seq[:, 0]], row[pair_seq[:, 1]], memory["pair_type"]
         holds = (memory["partner"][pair_seq[:, 0]] == pair_seq[:, 1]) & (view.held_type[one] == type_) & (view.held_type[other] == type_)
         claim_s = memory["pair_owed_s"] + memory["pair_share"] * self.lease_s
-        return one, other, type_, claim_s + (self.lease_s + self.stay * jobs.state["restart_s"][one]) * holds, holds
+        return one, other, type_, claim_s + self.stay_s * holds, holds
 
 
 def no_pairs(jobs: int) -> Memory:
