@@ -354,6 +354,7 @@ class Engine:
             seed=self.setup.seed,
             policy_name=self.policy.name,
             true_remaining_s=true_remaining_s,
+            round_s=self.round_s,
             profile=self.model,
             done=self.done,
             holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),

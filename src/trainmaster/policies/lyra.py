@@ -55,7 +55,8 @@ class Lyra(Policy[Params]):
         parts = {job: part for job, part in parts.items() if part}
         left = [self.left(view, job, int(most[job])) for job in range(len(jobs))]
         waiting = [job for job in range(len(jobs)) if job not in parts]
-        for job in sorted(waiting, key=lambda job: (float(left[job][min(base[job], len(left[job]) - 1)]), int(jobs.seq[job]))):
+        shortest = [float(seconds[min(int(gpus), len(seconds) - 1)]) for seconds, gpus in zip(left, base, strict=True)]
+        for job in sorted(waiting, key=lambda job: (shortest[job], job)):
             if part := room.take(int(base[job]), loaned_first=False):
                 parts[job] = part
         running = sorted(parts)
@@ -78,8 +79,8 @@ class Lyra(Policy[Params]):
         nodes, chosen = view.nodes, list[int]()
         asked = np.isfinite(nodes.leaves_s)
         for label in dict.fromkeys(nodes.label[asked].tolist()):
-            servers = np.flatnonzero((nodes.label == label) & (nodes.up | nodes.vacating | asked))
-            tenants = {int(server): pinned_down(int(server), held, base) for server in servers}
+            servers = np.flatnonzero((nodes.label == label) & (nodes.up | nodes.vacating | asked)).tolist()
+            tenants = {server: pinned_down(server, held, base) for server in servers}
             rule = fewest_preempted if self.params.exact else reclaim
             chosen += rule(tenants, int((asked & (nodes.label == label)).sum()))
         return sorted(chosen)
