@@ -2,6 +2,7 @@
 
 import pytest
 
+from trainmaster.errors import Conflict
 from trainmaster.workload.traces.catalog import load_trace
 
 FIELDS = (
@@ -35,6 +36,17 @@ def test_a_policy_is_changed_after_the_comparison_is_shown(trainmaster, cluster)
     assert (cluster.control.running_policy.name, cluster.control.running_policy.params) == ("las", {"quantum_s": "60"})
     assert trainmaster("policy", "fifo", "--json").json["policy"]["name"] == "fifo"
     assert trainmaster("policy", "fifoo").status == 2
+
+
+def test_a_policy_is_changed_where_there_is_nothing_to_compare(trainmaster, cluster, monkeypatch):
+    def idle(scenarios):
+        raise Conflict("nothing waits or runs: there is nothing to compare")
+
+    monkeypatch.setattr(cluster.control, "whatif", idle)
+    answer = trainmaster("policy", "fifo")
+
+    assert (answer.status, answer.out) == (0, "fifo decides from now on\n")
+    assert answer.err == "no comparison: nothing waits or runs: there is nothing to compare\n"
 
 
 def test_a_person_who_does_not_agree_changes_nothing(trainmaster, cluster, monkeypatch):

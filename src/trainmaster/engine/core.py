@@ -24,7 +24,7 @@ from trainmaster.engine.faults import Faults
 from trainmaster.engine.handover import Executor, Handover, Parts
 from trainmaster.engine.lines import carry_out
 from trainmaster.engine.result import UNFINISHED, UNSCHEDULABLE
-from trainmaster.engine.state import ENDED, RUNNING, STARTING, WAITING
+from trainmaster.engine.state import ENDED, FUTURE, RUNNING, STARTING, WAITING
 from trainmaster.errors import InputError, InvariantBroken, ParamError
 from trainmaster.placement.base import find_placement
 from trainmaster.policies.base import (
@@ -69,8 +69,10 @@ class Engine:
     """One policy, the jobs it decides about, and the cluster they run on, at one instant."""
 
     def __init__(self, jobs: JobTable, cluster: Cluster, policy: Policy[Any], setup: Setup, *, model: PerformanceModel | None = None,
-                 rules: EngineRules | None = None, label: str | None = None, interpreted: bool = False) -> None:
-        """`interpreted`: ask the policy at every decision even if its key could be compiled (tests compare the two)."""
+                 rules: EngineRules | None = None, label: str | None = None, interpreted: bool = False,
+                 seq_bound: int | None = None) -> None:  # fmt: skip
+        """`interpreted`: ask the policy at every decision even if its key could be compiled (tests compare the two). `seq_bound`: above
+        every seq; where jobs are added later, more than that, as memory by seq is made longer with copies of its last row."""
         if model is None:
             jobs, model = Constant().bind(jobs, cluster)
         self.cluster, self.policy, self.setup, self.model, self.traits = cluster, policy, setup, model, Traits.of(model)
@@ -98,6 +100,7 @@ class Engine:
         self.outcome = np.full(len(jobs), UNFINISHED, object)
         self._prepare_rows(rates)
         self._prepare_clock()
+        self.seq_bound = int(jobs.seq.max(initial=-1)) + 1 if seq_bound is None else seq_bound
         self.memory: Memory = policy.start_memory(self.seq_bound)
         self.active = np.zeros(0, np.int64)
         self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
@@ -314,9 +317,9 @@ class Engine:
         jobs = S.jobs.view(np.recarray)
         return float(policy.wakeup.python(jobs, held, len(held), float(clock["now_s"]), policy.key_params(), shared, per_job))
 
-    def _refresh(self, rows: np.ndarray) -> None:
+    def _refresh(self, rows: np.ndarray, at_s: float | None = None) -> None:
         self.state.walk[: len(rows)] = rows
-        kernels.refresh_all(self.state.clock, len(rows))
+        kernels.refresh_all(self.state.clock, len(rows), float(self.clock["now_s"]) if at_s is None else at_s)
 
     def view(self) -> View:
         """What the policy sees now."""
@@ -351,6 +354,7 @@ class Engine:
             seed=self.setup.seed,
             policy_name=self.policy.name,
             true_remaining_s=true_remaining_s,
+            round_s=self.round_s,
             profile=self.model,
             done=self.done,
             holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
@@ -436,6 +440,7 @@ class Engine:
         """What the last decision wrote about every active job; `policy.explain` reads it."""
         S = self.state
         rows = np.flatnonzero(np.isin(S.jobs["phase"], (WAITING, RUNNING)) | (S.jobs["running"] == 1))  # at a run's end nobody holds
+        self._refresh(rows, float(self.clock["decided_s"]))
         verdict, short = S.jobs["verdict"][rows], S.jobs["short_milli"][rows]
         if self.compiled:  # a walk over heaps speaks of a whole class at once
             klass = S.classes[S.jobs["klass"][rows]]
@@ -520,6 +525,7 @@ class Engine:
             kernels.withdraw(S.clock, np.int32(row))
             self.clock["finite_left"] -= bool(np.isfinite(self.jobs.work[row]))
         S.jobs[row]["phase"], S.jobs[row]["finish_s"] = ENDED, self.clock["now_s"]
+        handover.carry_out()  # one that ended while it drained has left room for a claim
 
     def lost(self, seq: int) -> None:
         """The processes of a job are gone without an end: it waits again, at once."""
@@ -543,8 +549,10 @@ class Engine:
         handover.hand_over()
 
     def offer(self, seq: int) -> None:
-        """A job that is not offered waits from now on."""
-        kernels.offer(self.state.clock, np.int32(self.row(seq)))
+        """A job that is not offered waits from now on; one that waits or holds GPUs already goes on so."""
+        row = self.row(seq)
+        if self.state.jobs[row]["phase"] == FUTURE:
+            kernels.offer(self.state.clock, np.int32(row))
 
     def take_back(self, seq: int) -> None:
         """A job is stopped at a person's wish, or waits no more; it is not offered until `offer`."""
@@ -570,11 +578,6 @@ class Engine:
     def row_of(self) -> dict[int, int]:
         """Row by seq."""
         return {seq: row for row, seq in enumerate(self.jobs.seq.tolist())}
-
-    @property
-    def seq_bound(self) -> int:
-        """Above every seq."""
-        return int(self.jobs.seq.max(initial=-1)) + 1
 
     @property
     def _handover(self) -> Handover:

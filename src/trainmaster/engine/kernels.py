@@ -1639,12 +1639,12 @@ def close_job(clock, row):
     let_go(S, row)
 
 
-@njit(types.void(STATE, types.int64), cache=True)
-def refresh_all(clock, n):
-    """Bring what keys and views read of the rows S.walk[:n] up to now."""
+@njit(types.void(STATE, types.int64, types.float64), cache=True)
+def refresh_all(clock, n, at_s):
+    """Bring what keys, views and records read of the rows S.walk[:n] up to `at_s`."""
     S = clock[0]
     for i in range(n):
-        refresh(S.jobs, S.walk[i], S.now_s)
+        refresh(S.jobs, S.walk[i], at_s)
 
 
 @njit(types.void(STATE, types.float64), cache=True)

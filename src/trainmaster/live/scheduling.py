@@ -45,6 +45,11 @@ class Made:
     memory: Memory
 
 
+def bound_for(table: JobTable) -> int:
+    """Room for seqs to come, so that memory by seq is seldom made longer."""
+    return 1 << max(int(table.seq.max(initial=0)) + 1, 1_023).bit_length()
+
+
 @dataclass(slots=True)
 class Acts:
     """The engine's executor, live: what it is told waits here until it is written down."""
@@ -68,7 +73,7 @@ class Scheduling:
 
     def begin(self, snapshot: Snapshot, table: JobTable, jobs: Sequence[LiveJob], cluster: Cluster) -> dict[int, str]:
         """An engine for these jobs and nodes that goes on from the snapshot; why some can never run there."""
-        engine = Engine(table, cluster, self.policy, self.setup, rules=self.rules)
+        engine = Engine(table, cluster, self.policy, self.setup, rules=self.rules, seq_bound=max(bound_for(table), snapshot.seq_bound))
         engine.hand_to(self.executor)
         engine.clock["open"] = 1
         resume(engine, snapshot, memory=self.memory_is_ours)
@@ -98,6 +103,11 @@ class Scheduling:
         for row in np.flatnonzero((jobs_then["phase"] == FUTURE) & ~np.isnan(jobs_then["start_s"])):
             self.past[int(jobs_then["seq"][row])] = jobs_then[row].copy()
         return self.begin(take(self.engine), table, jobs, cluster)
+
+    def try_out(self, policy: Policy[Any], rules: EngineRules | None, cluster: Cluster) -> None:
+        """ParamError = this policy cannot decide about these jobs and this cluster."""
+        assert self.engine is not None
+        Engine(self.engine.jobs, cluster, policy, self.setup, rules=rules)
 
     def change_policy(self, policy: Policy[Any], rules: EngineRules | None) -> None:
         """From the next `renew` on; it begins with a memory of its own."""

@@ -233,6 +233,7 @@ class View:
     seed: int
     policy_name: str
     true_remaining_s: Callable[[], Floats]
+    round_s: float  # decisions are so far apart at least; 0 = at events
     profile: Any  # the performance model: what was measured before the jobs ran (`needs=("profile",)`)
     done: Callable[[int], float]  # row -> work done so far
     holdings: Callable[[int], tuple[tuple[int, ...], tuple[float, ...]]]  # row -> (nodes, GPUs on each)

@@ -21,6 +21,7 @@ from trainmaster.workload.perf.goodput import BatchLimits, Measured, best_batch,
 from trainmaster.workload.perf.placements import PlacementModel, pack, rigid_batch
 
 Ints = NDArray[np.int64]
+Parts = list[tuple[int, int]]  # (node, GPUs)
 
 
 def tunable(view: View) -> PlacementModel:
@@ -54,7 +55,8 @@ class Fits:
         for seq, row in zip(observed.seq.tolist(), observed.row.tolist(), strict=True):
             seen, held = observed.metrics(row), observed.allocation(row)
             self.memory["stats"][seq] = seen["grad_sqr"], seen["grad_var"]
-            self.add(seq, Measured(len(held.nodes), int(held.total_gpus), int(seen["atomic_batch"]), seen["pass_s"], seen["step_s"]))
+            if self.accelerator in (None, held.type):
+                self.add(seq, Measured(len(held.nodes), int(held.total_gpus), int(seen["atomic_batch"]), seen["pass_s"], seen["step_s"]))
 
     def add(self, seq: int, new: Measured) -> None:
         points = self.memory["measured"].setdefault(str(seq), [])
@@ -104,6 +106,20 @@ class Fits:
         if not choice.goodput:
             return pack(*first_batch(limits, gpus))
         return pack(min(choice.atomic, limits.largest // (gpus * (choice.steps + 1))), choice.steps)
+
+
+def count_moves(view: View, memory: Memory, job: int, before: Parts, after: Parts) -> None:
+    """`memory["restarts"]`: how often a job has been given other GPUs than before, its first start left out."""
+    seq = view.jobs.seq[job]
+    if after and sorted(after) != sorted(before):
+        memory["restarts"][seq] += memory["started"][seq]
+        memory["started"][seq] = 1
+
+
+def worth_if_moved(view: View, memory: Memory, jobs: Array) -> Floats:
+    """What is left of a speed-up if the job has to restart for it: young and often restarted jobs are dear to move."""
+    age_s, cost_s = view.now_s - view.jobs.submit_s[jobs], view.jobs.state["restart_s"][jobs]
+    return np.maximum(age_s - memory["restarts"][view.jobs.seq[jobs]] * cost_s, 0.0) / np.maximum(age_s + cost_s, 1e-9)
 
 
 def first_batch(limits: BatchLimits, gpus: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.policies.base import Array, Decision, EngineRules, Floats, Line, Memory, Policy, Preset, View, check, policy
-from trainmaster.policies.goodput import Fits
+from trainmaster.policies.goodput import Fits, count_moves, worth_if_moved
 from trainmaster.workload.perf.goodput import goodput_table
 
 Ints = NDArray[np.int64]
@@ -72,10 +72,7 @@ class Pollux(Policy[Params]):
         base = placements(view, order, self.params.most_nodes)
         capacity = np.where(view.nodes.up, view.nodes.gpus, 0).astype(np.int64)
         speed, most = self.speed_ups(view, fits, order, capacity)
-        age_s = view.now_s - jobs.submit_s[order]
-        cost_s = jobs.state["restart_s"][order]
-        moved = np.maximum(age_s - memory["restarts"][jobs.seq[order]] * cost_s, 0.0) / np.maximum(age_s + cost_s, 1e-9)
-        terms = self.loss(speed * moved[:, None, None])
+        terms = self.loss(speed * worth_if_moved(view, memory, order)[:, None, None])
         held = (base[:, :, 1] * (base[:, :, 0] >= 0)).sum(axis=1)
         spans = (base[:, 1, 0] >= 0).astype(int)
         stay = self.loss(speed[np.arange(len(order)), spans, held])
@@ -137,9 +134,7 @@ class Pollux(Policy[Params]):
             parts = [(int(node), int(gpus)) for node, gpus in after if node >= 0]
             if not parts:
                 continue
-            if sorted(parts) != sorted((int(node), int(gpus)) for node, gpus in before if node >= 0):
-                memory["restarts"][view.jobs.seq[job]] += memory["started"][view.jobs.seq[job]]
-                memory["started"][view.jobs.seq[job]] = 1
+            count_moves(view, memory, job, [(int(node), int(gpus)) for node, gpus in before if node >= 0], parts)
             config = fits.config(job, len(parts), sum(gpus for _, gpus in parts))
             lines += [Line(int(view.jobs.row[job]), float(gpus), node=node, config=config) for node, gpus in parts]
         return Decision(lines=tuple(lines), lease_s=self.params.interval_s)

@@ -27,8 +27,9 @@ def test_a_job_asks_for_one_accelerator_unless_it_is_told_otherwise():
         ("--gpus-per-node=4 -N 2", 8, 2, 0, 0),
         ("--gres gpu:a100:4 -N2 -c 8", 8, 2, 16, 0),  # one process a node
         ("-n 8 --gpus-per-task=1 -c 4", 8, None, 32, 0),
-        ("-n 8 --ntasks-per-node=4 --gpus-per-node=4", 8, 2, 8, 0),
-        ("-N 2 --ntasks-per-node 4 --gpus-per-node 4 --mem 64G", 8, 2, 8, 128),
+        ("-n 8 --ntasks-per-node=4 --gpus-per-node=4", 8, 2, 0, 0),
+        ("-N 2 --ntasks-per-node 4 --gpus-per-node 4 --mem 64G", 8, 2, 0, 128),
+        ("-n 8 -G 0", 0, None, 8, 0),
         ("-G 4 --cpus-per-gpu 8 --mem-per-gpu 16G", 4, None, 32, 64),
         ("-G 4 --gpus-per-node 2 -N 2", 4, 2, 0, 0),  # said twice, and the same
         ("-c 4 --mem-per-cpu 2G", 1, None, 4, 8),
@@ -106,8 +107,8 @@ def test_options_as_getopt_long_reads_them():
     ]  # fmt: skip
     assert rest == ["train.sh", "-n", "9"]
     for wrong, told in (
-        (["--gpu", "2"], "is short for"), (["--frob"], 'no option "--frob"'), (["--gpuss", "1"], "did you mean --gpus"), (["-n"], "takes a value"),
-        (["--hold=yes"], "takes no value"), (["-Z"], 'no option "-Z"'),
+        (["--gpu", "2"], "is short for"), (["--frob"], 'no option "--frob"'), (["--gpuss", "1"], "did you mean --gpus"),
+        (["-n"], "takes a value"), (["--hold=yes"], "takes no value"), (["-Z"], 'no option "-Z"'),
     ):  # fmt: skip
         with pytest.raises(InputError, match=told):
             split(wrong, OPTIONS)

@@ -203,11 +203,11 @@ class LocalBackend:
             else:
                 files.poke(f"{live.folder}/{files.COMMANDS}", json.dumps({"stop": request}))
 
-    def signal(self, job: int, attempt: int, number: int) -> None:
+    def signal(self, job: int, attempt: int, number: int, *, batch_only: bool = False) -> None:
         with self._lock:
             live = self._live.get((job, attempt))
         if live is not None:
-            files.poke(f"{live.folder}/{files.COMMANDS}", f'{{"signal": {number:d}}}')
+            files.poke(f"{live.folder}/{files.COMMANDS}", json.dumps({"signal": number, "batch_only": batch_only}))
 
     def observe(self) -> list[Observation]:
         with self._lock:

@@ -7,7 +7,7 @@ too full for stop.json; a signal; that the job has something to say to the contr
     asked to stop    `stop` and the flag in the control folder; then, by whether the job has registered a checkpoint:
                      yes   SIGTERM shortly before the deadline, since it is expected to stop after the published step
                      no    its own --signal at once, SIGTERM that signal's lead later; without one, SIGTERM at once
-                     cancelled or superseded: SIGTERM at once
+                     cancelled, superseded, or it has had its signal: SIGTERM at once
     at the deadline  SIGKILL, to the whole tree
 
 Deadlines run on the monotonic clock: a jump of the wall clock moves none.
@@ -301,7 +301,7 @@ class Supervisor:
             try:
                 command = json.loads(line)
                 if "signal" in command:
-                    self._signal(int(command["signal"]))
+                    self._signal(int(command["signal"]), bool(command.get("batch_only", False)))
                 if "stop" in command:
                     self._ask(command["stop"])
                 if "changed" in command:
@@ -331,7 +331,7 @@ class Supervisor:
             self._raise_flag(2 if reason == "superseded" else 1)
         self.due = [(kill_s, "kill")]
         last_term_s = kill_s - min(LAST_TERM_S, grace_s / 4)
-        own = self.plan["signal"]
+        own = None if self._had_its_signal(reason) else self.plan["signal"]
         if reason in ("cancel", "superseded"):
             self.due.append((now_s, "term"))
         elif own is not None:
@@ -345,25 +345,29 @@ class Supervisor:
         self.due.sort()
         self._poke()
 
+    def _had_its_signal(self, reason: str) -> bool:
+        """At its limit the controller has sent it, so long before; and who has asked to be requeued has acted on it."""
+        return reason == "limit" or os.path.exists(f"{self.control}/requeue")
+
     def _raise_flag(self, value: int) -> None:
         with open(f"{self.control}/flag", "r+b", buffering=0) as file:
             file.write(struct.pack("<q", value))  # in place: the ranks have this file mapped
 
     def _do(self, what: str) -> None:
         if what == "signal":
-            self._signal(self.plan["signal"]["number"], leaders_only=self.plan["signal"]["batch_only"])
+            self._signal(self.plan["signal"]["number"], self.plan["signal"]["batch_only"])
         elif what == "term":
             self._to_groups(signal.SIGTERM)
             self._to_groups(signal.SIGCONT)
         else:
             self._kill_all()
 
-    def _signal(self, number: int, leaders_only: bool = False) -> None:
+    def _signal(self, number: int, batch_only: bool = False) -> None:
         """As Slurm does: to the shell of a batch script only when that was asked for, else to what it started."""
         if not 1 <= number <= 64:
             return
         leaders = [rank.pid for rank in self.ranks if rank.code is None]
-        if leaders_only:
+        if batch_only:
             linux.kill(leaders, number)
             return
         batch_shells = leaders if self.plan["script"] and number not in (signal.SIGSTOP, signal.SIGCONT) else []

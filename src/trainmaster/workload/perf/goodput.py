@@ -16,7 +16,7 @@ The fit (section 4.1) minimises RMSE(log T_acc) + RMSE(log T_opt) + 1e-3 (gamma 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -76,13 +76,18 @@ def best_batch(params: ModelParams, grad_sqr: float, grad_var: float, limits: Ba
     return Choice(goodput, atomic, steps)
 
 
-def goodput_table(params: Floats, stats: Floats, limits: NDArray[np.int64], most_gpus: NDArray[np.int64]) -> Floats:
+def goodput_table(params: Floats, stats: Floats, limits: NDArray[np.int64], most_gpus: NDArray[np.int64],
+                  asked: Iterable[tuple[bool, int]] | None = None) -> Floats:
     """[job, spans nodes, GPUs]: the best goodput; 0 beyond `most_gpus` of a job, and for a gang of one on two nodes.
 
-    A row a job: `params` (7), `stats` (sqr, var), `limits` (as BatchLimits).
+    A row a job: `params` (7), `stats` (sqr, var), `limits` (as BatchLimits). `asked`: (spans nodes, GPUs) to fill in; None = all.
     """
     table = np.zeros((len(params), 2, int(most_gpus.max(initial=0)) + 1))
-    kernels().fill_table(params, stats, limits, most_gpus, table)
+    wanted = np.full(table.shape[1:], asked is None)
+    for spans, gpus in asked or ():
+        if gpus < wanted.shape[1]:
+            wanted[int(spans), gpus] = True
+    kernels().fill_table(params, stats, limits, most_gpus, wanted, table)
     return table
 
 

@@ -63,12 +63,14 @@ def best_batch(params, grad_sqr, grad_var, initial, largest, smallest_local, lar
     return best, best_atomic, best_steps
 
 
-@njit("void(f8[:, ::1], f8[:, ::1], i8[:, ::1], i8[::1], f8[:, :, ::1])", cache=True)
-def fill_table(params, stats, limits, most_gpus, table):  # type: ignore[no-untyped-def]
+@njit("void(f8[:, ::1], f8[:, ::1], i8[:, ::1], i8[::1], b1[:, ::1], f8[:, :, ::1])", cache=True)
+def fill_table(params, stats, limits, most_gpus, wanted, table):  # type: ignore[no-untyped-def]
     for job in range(len(params)):
         initial, largest, smallest_local, largest_local = limits[job]
         for spans in range(2):
             for gpus in range(1 + spans, most_gpus[job] + 1):
+                if not wanted[spans, gpus]:
+                    continue
                 best, _, _ = best_batch(params[job], stats[job, 0], stats[job, 1], initial, largest, smallest_local, largest_local,
                                         spans == 1, gpus)  # fmt: skip
                 table[job, spans, gpus] = best

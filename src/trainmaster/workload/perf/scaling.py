@@ -74,6 +74,10 @@ class ScalingModel:
         """Iterations a second on 0, 1, …, `most` GPUs."""
         return self.curve(row, accelerator).up_to(most)
 
+    def widest(self, row: int, accelerator: str) -> int:
+        """The most GPUs it was measured on."""
+        return self.curve(row, accelerator).sizes[-1]
+
     def curve(self, row: int, accelerator: str) -> Curve:
         table = self.tables[accelerator] if accelerator in self.tables else self.tables[UNTYPED]
         return table[self.kinds[row]]
