@@ -362,7 +362,6 @@ class Engine:
             observe=lambda: self._observed(rows, state, now_s),
             rates_of=self._rates_of,
             types_held=types_held,
-            round_s=self.round_s,
         )
 
     def done(self, row: int) -> float:

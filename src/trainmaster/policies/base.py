@@ -241,7 +241,6 @@ class View:
     observe: Callable[[], Observed]
     rates_of: Callable[[NDArray[np.int64]], Floats]  # rows -> (rows, types)
     types_held: Callable[[], NDArray[np.int64]]
-    round_s: float = 0.0  # `--round`, for a policy that keeps rounds of its own
 
     @cached_property
     def rates(self) -> Floats:
