@@ -1683,6 +1683,7 @@ def give_up(clock, row, again):
     S = clock[0]
     give_all(S, S.jobs[row].allocation)
     let_go(S, row)
+    compact_running(S)  # it may be given GPUs again before a walk goes over the list
     S.active_milli -= S.jobs[row].milli
     S.jobs[row].phase = FUTURE
     if again:
@@ -1705,6 +1706,7 @@ def take_back(clock, row):
     S = clock[0]
     give_all(S, S.jobs[row].allocation)
     requeue(S, row)
+    compact_running(S)
     S.jobs[row].phase = FUTURE
     S.n_waiting -= 1
     S.active_milli -= S.jobs[row].milli
