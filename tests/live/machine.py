@@ -80,7 +80,7 @@ class Machine:
         if process is not None and process.asked is None:
             process.asked, process.asked_s = reason, self.clock.now_s
 
-    def signal(self, job: int, attempt: int, number: int) -> None:
+    def signal(self, job: int, attempt: int, number: int, *, batch_only: bool = False) -> None:
         self.told.append((f"signal {number}", job, attempt))
 
     def observe(self) -> list[Observation]:

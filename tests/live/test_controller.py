@@ -172,6 +172,24 @@ def test_a_suspended_job_gives_its_gpus_back_until_it_is_resumed(site):
         s.do(s.plane.resume([one], "ada"))
 
 
+def test_a_requeued_job_waits_again_and_starts_with_nobody_in_its_way(site):
+    s = site(4, stop_delay_s=2.0)
+    (one,) = s.submit(spec(100, 4))
+    s.until(10)
+    s.do(s.plane.requeue([one], "ada"))
+    assert s.state(one) is State.PREEMPTING
+    s.submit(spec(1, 1))  # the engine is built anew while it drains
+    s.until(20)
+    assert s.state(one) is State.RUNNING and s.plane.job(one).attempts == 2
+    s.do(s.plane.requeue([one], "ada"))
+    s.do(s.plane.hold([one], "ada"))
+    s.until(30)
+    assert s.state(one) is State.PENDING
+    s.do(s.plane.release([one], "ada"))
+    s.until(150)
+    assert s.state(one) is State.SUCCEEDED
+
+
 def test_a_held_job_waits_for_its_release(site):
     s = site(1)
     (job,) = s.submit(spec(5, hold=True))

@@ -29,6 +29,7 @@ from trainmaster.errors import BackendError, Conflict, InputError, NotFound
 from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observation, Seen
 from trainmaster.live.control import JobFilter
 from trainmaster.live.estimates import Estimates
+from trainmaster.live.fair_share import FairShare
 from trainmaster.live.jobs import LiveJob, slim
 from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.nodes import as_down, cluster_of
@@ -36,7 +37,7 @@ from trainmaster.live.offers import obstacle
 from trainmaster.live.packing import pack, unpack
 from trainmaster.live.recovery import shares_of, snapshot_of
 from trainmaster.live.rules import Rules
-from trainmaster.live.scheduling import Acts, Made, Scheduling
+from trainmaster.live.scheduling import Acts, Made, Scheduling, bound_for
 from trainmaster.live.spec import JobSpec
 from trainmaster.live.states import State
 from trainmaster.live.store import AttemptRow, CommitUnknown, LeaseLost, Store, StoreUnavailable, decision_record
@@ -80,6 +81,7 @@ class Controller:
         self.needed: dict[int, State] = {}  # jobs that others depend on
         self.array_in: Counter[int] = Counter()  # elements of each array among the offered
         self.estimates = Estimates()
+        self.fair_share = FairShare(self.rules.fair_share_half_life_s)
         self.nodes: list[NodeSeen] = []
         self.drained: dict[str, str] = {}
         self.cluster = Cluster.of([])
@@ -182,6 +184,7 @@ class Controller:
         past = JobFilter(states=(State.SUCCEEDED,), all=True, since_s=now_s - REMEMBER_S, limit=MOST_REMEMBERED)
         for ended in self.store.jobs(past):
             self.estimates.learn(ended.user, ended.name, ended.queue, ended.run_s)
+        self.fair_share.take_up(self.store.meta("fair_share"))
         self._look_at_nodes()
         changes = Changes(now_s)
         self._offer(changes)
@@ -190,11 +193,11 @@ class Controller:
         self.decisions = last.id if last is not None else 0
         policy = self.scheduling.policy
         ours = kept is not None and kept.policy == policy.name and kept.version == policy.memory_version
-        bound = max(self.offered, default=0) + 1
-        memory: Memory = unpack(kept.body, policy, bound) if ours and kept is not None else policy.start_memory(bound)
+        bound = bound_for(table)
+        memory: Memory = unpack(kept.body, bound) if ours and kept is not None else policy.start_memory(bound)
         if kept is not None and not ours:
             changes.event("policy", reason=f"{policy.name} begins with a fresh memory: the stored one is of {kept.policy} {kept.version}")
-        snapshot = snapshot_of(jobs, self.node_row, now_s, self.decisions, memory)
+        snapshot = snapshot_of(jobs, self.node_row, now_s, self.decisions, memory, bound)
         self.scheduling.begin(snapshot, table, jobs, self.cluster)
         self.stale = False
         changes.event("controller", reason="started")
@@ -414,6 +417,9 @@ class Controller:
             lost_steps=job.row.lost_steps + lost_steps, preemptions=job.row.preemptions + outcome.preempted,
             failures=job.row.failures + outcome.failure, tries=job.row.tries + outcome.retried, engine={},
         )  # fmt: skip
+        if self.fair_share.half_life_s > 0:
+            self.fair_share.charge(job.row.user, held_s * gpus, changes.now_s)
+            changes.meta["fair_share"] = self.fair_share.as_json()
         if outcome.state.ended:
             engine.ended(job.id)
             self.over(changes, job, outcome.state, outcome.reason, exit_code=seen.exit_code, finish_s=end_s)
@@ -425,7 +431,7 @@ class Controller:
         if not outcome.state.ended:
             if obstacle(job, self.needed, Counter(), changes.now_s) is not None:
                 self.withdraw(job)
-            else:
+            else:  # the engine offers only those again that it stopped by itself
                 engine.offer(job.id)
         self.forgotten.append((job.id, attempt.attempt))
 
@@ -504,15 +510,17 @@ class Controller:
                 engine.take_back(job.id)
             elif signal is not None and not job.warned:
                 job.warned = True
-                self._tell(partial(self.backend.signal, job.id, attempt.attempt, signal.number))
+                self._tell(partial(self.backend.signal, job.id, attempt.attempt, signal.number, batch_only=signal.batch_only))
                 changes.event("signal", job, reason=f"signal {signal.number}, {signal.before_s:g} s before its limit")
             else:
                 attempt.reason = "limit"
                 engine.take_back(job.id)
         for id in [id for id, until_s in self.avoiding.items() if until_s <= changes.now_s]:
             del self.avoiding[id]
-            if id in self.jobs:
+            if id in self.jobs and self.jobs[id].avoid is not None:
                 self.jobs[id].avoid, self.stale = None, True
+        if self.fair_share.half_life_s > 0 and changes.now_s - self.table_s > TABLE_S:
+            self.stale = True  # what was used is worth less by now
         self.recheck |= any(time_s <= changes.now_s for time_s in self.timed.values())
 
     # ---------------------------------------------------------------------------------------------------------- who is offered
@@ -531,8 +539,13 @@ class Controller:
             number = int(text.partition(":")[2])
             if number not in self.needed:
                 try:
+<<<<<<< HEAD
                     known = self.jobs.get(number)
                     self.needed[number] = known.row.state if known else self._read(partial(self.store.job, number)).state
+=======
+                    there = self.jobs.get(number)
+                    self.needed[number] = there.row.state if there is not None else self._read(partial(self.store.job, number)).state
+>>>>>>> main
                 except NotFound:
                     continue
 
@@ -621,6 +634,7 @@ class Controller:
         """A configuration file that was read again. ParamError = the policy cannot decide with it, and nothing has changed."""
         self.scheduling.try_out(self.scheduling.policy, self.scheduling.rules, cluster_of(self.nodes, self.drained, queues, node_queues))
         self.rules, self.queues, self.node_queues, self.table = rules, dict(queues), dict(node_queues), None
+        self.fair_share.half_life_s = rules.fair_share_half_life_s
         self.scheduling.setup = replace(self.setup, min_run_s=rules.min_run_s, most_preemptions=rules.most_preemptions)
         self.setup = self.scheduling.setup
         self._set_nodes(self.nodes)
@@ -628,6 +642,16 @@ class Controller:
     def _table(self) -> JobTable:
         """The offered jobs; made anew only where something has changed, and for all of them now and then: estimates move."""
         now_s = self.last_now_s
+        holding: dict[str, float] = {}
+        for job in self.holding.values():
+            if job.attempt is not None:
+                gpus = sum(share.gpus for share in job.attempt.shares)
+                holding[job.row.user] = holding.get(job.row.user, 0.0) + gpus * (now_s - job.attempt.claimed_s)
+        overuse = self.fair_share.overuse({job.row.user for job in self.offered.values()}, holding, now_s)
+        for job in self.offered.values():
+            if job.overuse != (level := overuse.get(job.row.user, 0.0)):
+                job.overuse = level
+                self.changed.add(job.id)
         if self.table is None or now_s - self.table_s > TABLE_S:
             self.table, self.table_s = table_of(list(self.offered.values()), self.rules, self.estimates), now_s
         else:

@@ -15,7 +15,8 @@ from trainmaster.policies.base import Memory
 from trainmaster.workload.jobs import GPU_MILLI
 
 
-def snapshot_of(jobs: Sequence[LiveJob], node_row: Mapping[str, int], now_s: float, decisions: int, memory: Memory) -> Snapshot:
+def snapshot_of(jobs: Sequence[LiveJob], node_row: Mapping[str, int], now_s: float, decisions: int, memory: Memory,
+                seq_bound: int) -> Snapshot:  # fmt: skip
     """`jobs`: those that are offered or have a live attempt. Promises that were not handed over are made again by the next decision."""
     state = np.zeros(len(jobs), JOB)
     state["start_s"], state["work_left"] = np.nan, np.inf
@@ -49,7 +50,7 @@ def snapshot_of(jobs: Sequence[LiveJob], node_row: Mapping[str, int], now_s: flo
         record["ready_s"] = np.inf if attempt.start_s is None else min(attempt.start_s, now_s)
     return Snapshot(
         now_s=now_s, decisions=decisions, decide_s=np.inf, state=state, parts=parts, running=tuple(id for _, id in sorted(running)),
-        drains=drains, memory=memory,
+        drains=drains, memory=memory, seq_bound=seq_bound,
     )  # fmt: skip
 
 

@@ -48,6 +48,6 @@ FOLLOWS: dict[State, frozenset[State]] = {
     State.SUSPENDED: frozenset({P, State.CANCELLED}),
     State.RESIZING: frozenset({R, C, State.PREEMPTING, State.RECOVERING, *ENDED}),
     State.RECOVERING: frozenset({P, S, State.SUSPENDED, State.CANCELLED, State.FAILED}),
-    C: frozenset({P, *ENDED}),  # waits again: it has asked for that at its time limit
+    C: frozenset({P, *ENDED}),  # P: at its limit it asked to be requeued
     **{state: frozenset() for state in ENDED},
 }

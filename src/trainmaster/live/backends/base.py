@@ -117,7 +117,8 @@ class Backend(Protocol):
     def stop(self, job: int, attempt: int, *, grace_s: float, reason: str) -> None:
         """`reason`: preempt, suspend, cancel, limit, node, superseded. grace_s of 0: SIGKILL now."""
 
-    def signal(self, job: int, attempt: int, number: int) -> None: ...
+    def signal(self, job: int, attempt: int, number: int, *, batch_only: bool = False) -> None:
+        """`batch_only`: to the shell of a batch script and not to what it started; without it, the other way round."""
 
     def observe(self) -> list[Observation]: ...
 

@@ -12,15 +12,15 @@ import subprocess
 import sys
 import threading
 import time
+from hashlib import blake2s
 from pathlib import Path
 
-import trainmaster
 from trainmaster.live.node.fork_server import PACKET, address
 
 HELLO_S = 5.0  # to answer in, from its start, or from the connection to one that was there
 RETRY_S = 0.01
 IDLE_S = 0.5
-ROOT = Path(trainmaster.__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 MAIN = "import sys; sys.path.insert(0, sys.argv[1]); from trainmaster.live.node.fork_server import serve; serve(sys.argv[2], sys.argv[3])"
 
 
@@ -30,12 +30,12 @@ class ForkServer:
     def __init__(self, state: str) -> None:
         self.state = state
         self.pid: int | None = None  # of the one that has said hello
-        self.version = f"{trainmaster.__version__} {ROOT}"
+        self.version = _version()
         self._folder = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._since_s = -HELLO_S  # of the last start or connection
+        self.since_s = -HELLO_S  # monotonic: when it was last started or reached
         self._unsent: list[bytes] = []
         self._closed = False
         self.attend()
@@ -62,13 +62,13 @@ class ForkServer:
             if self.pid is not None:
                 while self._unsent and self._send(self._unsent[0]):
                     self._unsent.pop(0)
-            elif time.monotonic() > self._since_s + HELLO_S:
+            elif time.monotonic() > self.since_s + HELLO_S:
                 self._start_anew()
 
-    def doubt(self, late: bool) -> None:
-        """`late`: a supervisor has been asked for more than once and has not come. A mute server is killed; a new one takes over."""
+    def start_anew(self) -> None:
+        """It says nothing, or does nothing: it is killed, and another takes over."""
         with self._lock:
-            if late and self.pid is not None and time.monotonic() > self._since_s + HELLO_S:
+            if not self._closed:
                 self._start_anew()
 
     def quit(self) -> None:
@@ -92,9 +92,9 @@ class ForkServer:
         except OSError:
             one.close()
             if self._child is not None and self._child.poll() is not None:
-                self._since_s = min(self._since_s, time.monotonic() - HELLO_S + 0.5)  # it ended at once: not too often
+                self.since_s = min(self.since_s, time.monotonic() - HELLO_S + 0.5)  # it ended at once: not too often
             return
-        self._socket, self._since_s = one, time.monotonic()
+        self._socket, self.since_s = one, time.monotonic()
 
     def _listen(self, one: socket.socket) -> None:
         try:
@@ -105,13 +105,13 @@ class ForkServer:
             packet = b""
         if not packet:
             self._disconnect()
-            self._since_s = -HELLO_S  # it has gone: another at once
+            self.since_s = -HELLO_S  # it has gone: another at once
             return
         hello = json.loads(packet)
         if hello["version"] != self.version:
             self._send(b'{"quit": true}')
             self._disconnect()
-            self._since_s = time.monotonic() - HELLO_S + 0.2  # time to go
+            self.since_s = time.monotonic() - HELLO_S + 0.2  # time to go
             return
         self.pid = hello["pid"]
 
@@ -141,7 +141,7 @@ class ForkServer:
                 [sys.executable, "-I", "-S", "-c", MAIN, str(ROOT), self.state, self.version],
                 stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, cwd="/", start_new_session=True, env={"PATH": os.defpath},
             )  # fmt: skip
-        self._since_s = time.monotonic()
+        self.since_s = time.monotonic()
 
     @staticmethod
     def _kill(one: socket.socket) -> None:
@@ -150,6 +150,14 @@ class ForkServer:
         if pid > 0 and uid == os.getuid():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _version() -> str:
+    """Of the code that supervisors run: after an upgrade a server that is still there must not fork the old one."""
+    digest = blake2s(str(ROOT).encode(), digest_size=8)
+    for source in sorted((ROOT / "trainmaster/live/node").glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
 
 
 def _private(path: str, flags: int) -> int:

@@ -31,13 +31,14 @@ from trainmaster.cluster.cluster import Node
 from trainmaster.errors import BackendError, InputError
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
 from trainmaster.live.backends.forks import ForkServer
-from trainmaster.live.backends.machine import Machine, busy_gpus, this_machine
+from trainmaster.live.backends.machine import Machine, this_machine
 from trainmaster.live.node import cgroups, lookalikes, remains
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.linux import birth
 from trainmaster.live.node.plan import plan as plan_of
 
 ASK_AGAIN_S = 2.0  # for a supervisor that has not come
+MUTE_S = 10.0  # a fork server that was asked so long ago for one that has not come is replaced
 SAY_S = 5.0  # a start that takes longer is said in its observation
 FORCE_S = 10.0  # a supervisor so long past a deadline is killed itself
 CONTROL_BYTES = 64 << 10  # of one file that a job writes
@@ -59,7 +60,8 @@ class _Live:
     port: int
     has_setup: bool
     since_s: float  # monotonic: when it was accepted, or found
-    asked_fork_s: float = 0.0  # monotonic
+    asked_fork_s: float = 0.0  # monotonic: last, and first of the fork server that is there now
+    first_asked_s: float = 0.0
     supervisor: int | None = None  # pidfd
     gone: bool = False  # the supervisor is, without a word of how it ended
     started_s: float | None = None
@@ -76,8 +78,13 @@ class LocalBackend:
     capabilities = Capabilities(pin_nodes=True, share=True)
 
     def __init__(
-        self, state_dir: Path | str, slots: int | None = None, nodes: Sequence[tuple[str, int]] | None = None, clock: Callable[[], float] = time.time
+        self,
+        state_dir: Path | str,
+        slots: int | None = None,
+        nodes: Sequence[tuple[str, int]] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`slots`: so many CPU slots instead of this machine's GPUs; `nodes`: several nodes of CPU slots, by name, that all run here."""
         self.state = os.path.abspath(state_dir)
         self._machine: Machine = this_machine(slots, None if nodes is None else tuple(nodes))
         self._nodes: dict[str, Node] = {str(node.name): node for node in self._machine.nodes}
@@ -158,10 +165,10 @@ class LocalBackend:
 
     def inventory(self) -> list[NodeSeen]:
         others = 0.0
-        if self._machine.found_by == "NVML":
+        if self._machine.nvidia is not None:
             with self._lock:
                 ours = {index for live in self._live.values() if live.end is None for _, indices, _ in live.gpus for index in indices}
-            others = float(len(busy_gpus() - ours))
+            others = float(len(self._machine.nvidia.busy() - ours))
         return [NodeSeen(name=name, node=node, others_gpus=others) for name, node in self._nodes.items()]
 
     def start(self, attempt: Attempt) -> None:
@@ -196,11 +203,11 @@ class LocalBackend:
             else:
                 files.poke(f"{live.folder}/{files.COMMANDS}", json.dumps({"stop": request}))
 
-    def signal(self, job: int, attempt: int, number: int) -> None:
+    def signal(self, job: int, attempt: int, number: int, *, batch_only: bool = False) -> None:
         with self._lock:
             live = self._live.get((job, attempt))
         if live is not None:
-            files.poke(f"{live.folder}/{files.COMMANDS}", f'{{"signal": {number:d}}}')
+            files.poke(f"{live.folder}/{files.COMMANDS}", json.dumps({"signal": number, "batch_only": batch_only}))
 
     def observe(self) -> list[Observation]:
         with self._lock:
@@ -271,7 +278,9 @@ class LocalBackend:
         port = self._free_port() if attempt.spec.ranks == "gpu" else 0
         plan = plan_of(attempt, self.state, gpus, port=port, cgroup=cgroup, umask=self._umask)
         folder = files.attempt_folder(self.state, *key)
-        os.makedirs(folder, mode=0o700)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(files.job_folder(self.state, attempt.job), 0o700)
+        os.mkdir(folder, 0o700)
         files.write_bytes(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}", b"")
         if attempt.spec.script is not None:
             files.write_bytes(f"{folder}/script", attempt.spec.script.encode())
@@ -284,8 +293,8 @@ class LocalBackend:
         self._live.pop(key, None)
 
     def _pick(self, attempt: Attempt) -> list[list[int]]:
-        """Indices on each node: whole GPUs lowest first, those nobody else computes on before others; a fraction where the least is left."""
-        busy = busy_gpus() if self._machine.found_by == "NVML" else set()
+        """Indices on each node: whole GPUs lowest first, before them those nobody computes on; a fraction where the least is left."""
+        busy = set() if self._machine.nvidia is None else self._machine.nvidia.busy()
         used: dict[str, dict[int, float]] = {name: dict.fromkeys(range(node.gpus), 0.0) for name, node in self._nodes.items()}
         for live in self._live.values():
             if live.end is None:
@@ -321,6 +330,8 @@ class LocalBackend:
 
     def _fork(self, live: _Live) -> None:
         live.asked_fork_s = time.monotonic()
+        if live.first_asked_s < self._forks.since_s:
+            live.first_asked_s = live.asked_fork_s
         self._forks.ask(*live.key)
 
     # -- seeing --------------------------------------------------------------------------------------------------------------------
@@ -341,6 +352,8 @@ class LocalBackend:
                 live.started_s = started["at_s"]
             if live.supervisor is None and not live.gone:
                 self._watch(live)
+                if live.gone and (end := files.read_json(f"{live.folder}/{files.END}")) is not None:  # written before it went
+                    self._ended(live, end)
         if live.end is None and live.started_s is not None:
             self._hear(live)
 
@@ -405,17 +418,18 @@ class LocalBackend:
         live.said = _said(control, live.gang)
 
     def _observation(self, live: _Live) -> Observation:
-        end, message = live.end, ""
+        end = live.end
         if end is not None:
             message = str(end.get("refused") or end.get("lost") or end.get("message") or "")
             seen = Seen.REFUSED if "refused" in end else Seen.LOST if "lost" in end else Seen.ENDED
+            ended_s, exit_code, asked = end["ended_s"], end.get("exit_code"), end["asked"] is not None
         else:
             seen = Seen.DRAINING if live.stopping else Seen.RUNNING if live.started_s is not None else Seen.STARTING
             message = self._trouble(live)
+            ended_s, exit_code, asked = None, None, live.stopping
         return Observation(
-            job=live.key[0], attempt=live.key[1], seen=seen, started_s=live.started_s, message=message,
-            ended_s=end and end["ended_s"], exit_code=end and end.get("exit_code"), asked_to_stop=live.stopping if end is None else end["asked"] is not None,
-            **live.said,
+            job=live.key[0], attempt=live.key[1], seen=seen, started_s=live.started_s, ended_s=ended_s, exit_code=exit_code,
+            asked_to_stop=asked, message=message, **live.said,
         )  # fmt: skip
 
     def _trouble(self, live: _Live) -> str:
@@ -426,8 +440,8 @@ class LocalBackend:
             return f"not gone {now_s - live.deadline_s:.0f} s past its deadline, although it was killed"
         waited_s = now_s - live.since_s
         if live.started_s is None and waited_s > SAY_S:
-            what = "no supervisor yet" if live.supervisor is None else "its setup runs" if live.has_setup else "its supervisor has not started it"
-            return f"{what}, after {waited_s:.0f} s"
+            there = "its setup runs" if live.has_setup else "its supervisor has not started it"
+            return f"{there if live.supervisor is not None else 'no supervisor yet'}, after {waited_s:.0f} s"
         return ""
 
     # -- the thread ----------------------------------------------------------------------------------------------------------------
@@ -439,13 +453,8 @@ class LocalBackend:
                 with self._lock:
                     if descriptor == self._fifo:
                         self._poked(os.read(self._fifo, 1 << 16))
-                    elif (live := self._supervisors.get(descriptor)) is not None:
-                        live.changed = True
-                        self._refresh(live)
-                        if live.end is None:
-                            self._unwatch(live)
-                            live.gone = True
-                            chores_s = 0.0
+                    elif descriptor in self._supervisors and self._left(self._supervisors[descriptor]):
+                        chores_s = 0.0
                 self._wake()
             try:
                 self._forks.attend()
@@ -456,31 +465,45 @@ class LocalBackend:
                 log.exception("local backend")
                 chores_s = time.monotonic() + 1.0
 
+    def _left(self, live: _Live) -> bool:
+        """Its supervisor has ended. True: without a word."""
+        if live.supervisor is None or not _readable(live.supervisor):
+            return False  # the event was of another, whose descriptor had this number before
+        live.changed = True
+        self._refresh(live)
+        if live.end is None:
+            self._unwatch(live)
+            live.gone = True
+        return live.gone
+
     def _poked(self, lines: bytes) -> None:
         if len(lines) > 1 << 15:  # others may not have fitted in
             for live in self._live.values():
                 live.changed = True
         for line in lines.splitlines():
             job, _, attempt = line.partition(b" ")
-            if job.isdigit() and attempt.isdigit() and (live := self._live.get((int(job), int(attempt)))) is not None:
-                live.changed = True
+            named = self._live.get((int(job), int(attempt))) if job.isdigit() and attempt.isdigit() else None
+            if named is not None:
+                named.changed = True
 
     def _chores(self) -> None:
         now_s = time.monotonic()
         with self._lock:
             unended = [live for live in self._live.values() if live.end is None]
-            late = False
+            mute = False
             for live in unended:
                 if live.supervisor is None or now_s > live.deadline_s:
                     live.changed = True
                     self._refresh(live)
-                if live.supervisor is None and not live.gone and now_s > live.asked_fork_s + ASK_AGAIN_S:
-                    late |= now_s > live.since_s + ASK_AGAIN_S
-                    self._fork(live)
+                if live.end is None and live.supervisor is None and not live.gone:
+                    mute |= self._forks.since_s < live.first_asked_s < now_s - MUTE_S
+                    if now_s > live.asked_fork_s + ASK_AGAIN_S:
+                        self._fork(live)
                 if live.supervisor is not None and now_s > live.deadline_s + FORCE_S:
                     with contextlib.suppress(ProcessLookupError):
                         signal.pidfd_send_signal(live.supervisor, signal.SIGKILL)
-            self._forks.doubt(late)
+            if mute:
+                self._forks.start_anew()
             gone = [live for live in unended if live.gone and live.end is None]
         for live in gone:
             plan = files.read_json(f"{live.folder}/{files.PLAN}")
@@ -516,6 +539,12 @@ def _number(value: object) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _umask() -> int:

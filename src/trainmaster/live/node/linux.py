@@ -27,7 +27,7 @@ def call_this_process(name: str) -> None:
 
 
 def birth(pid: int) -> str | None:
-    """Which boot of the machine, and how long after it a process started: with its pid, a name that is never used twice. None: it is gone."""
+    """Which boot of the machine, and how long after it a process started: with its pid, never the same twice. None: it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

@@ -51,18 +51,23 @@ def main(argv: list[str]) -> int:
 # -- srun ------------------------------------------------------------------------------------------------------------------------------
 
 WITH_VALUE = {
-    "-n": "ntasks", "--ntasks": "ntasks", "--ntasks-per-node": "per_node", "--tasks-per-node": "per_node", "-N": "nodes", "--nodes": "nodes",
+    "-n": "ntasks", "--ntasks": "ntasks", "-N": "nodes", "--nodes": "nodes",
+    "--ntasks-per-node": "per_node", "--tasks-per-node": "per_node",
     "-o": "output", "--output": "output", "-e": "error", "--error": "error", "-i": "input", "--input": "input",
     "-D": "chdir", "--chdir": "chdir", "--export": "export", "-w": "nodelist", "--nodelist": "nodelist",
 }  # fmt: skip
 READ_OVER_WITH_VALUE = frozenset(
-    "-c --cpus-per-task -G --gpus --gpus-per-node --gpus-per-task --gres --mem --mem-per-cpu --mem-per-gpu -t --time -J --job-name -p --partition"
-    " -A --account --cpu-bind --gpu-bind --mem-bind --distribution -m --mpi --jobid --open-mode --threads-per-core --wait -W --kill-on-bad-exit -K"
-    " --ntasks-per-socket --hint --signal --network --comment".split()
+    "-c --cpus-per-task -G --gpus --gpus-per-node --gpus-per-task --gres --mem --mem-per-cpu --mem-per-gpu -t --time -J --job-name"
+    " -p --partition -A --account --cpu-bind --gpu-bind --mem-bind --distribution -m --mpi --jobid --open-mode --threads-per-core"
+    " --wait -W --kill-on-bad-exit -K --ntasks-per-socket --hint --signal --network --comment".split()
 )
 FLAGS = {"-l": "label", "--label": "label", "-u": "unbuffered", "--unbuffered": "unbuffered"}
-READ_OVER = frozenset("--exclusive --exact --overlap -O --overcommit -s --oversubscribe --pty -Q --quiet -v --verbose --propagate -X".split())
-BARE_OR_EQUALS = frozenset("-K --kill-on-bad-exit --cpu-bind --mem-bind".split())  # their value only ever comes after "="
+READ_OVER = frozenset("--exclusive --exact --overlap -O --overcommit -s --oversubscribe --pty -Q --quiet -v --verbose -X".split())
+BARE_OR_EQUALS = frozenset("-K --kill-on-bad-exit".split())  # their value only ever comes after "="
+KEPT = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+
+
+Task = tuple[subprocess.Popen[bytes], list[threading.Thread]]  # a process, and who labels its lines
 
 
 class Usage(Exception):
@@ -76,13 +81,10 @@ def srun(argv: list[str]) -> int:
     except Usage as error:
         print(f"srun: {error}", file=sys.stderr)
         return 1
-    for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}:
+    for number in signal.valid_signals() - KEPT:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, lambda *_: None)  # the tasks get them too, and decide; a handler, unlike "ignore", ends with exec
-    running = []
-    for task, node, local in tasks:
-        running.append(_start(command, asked, task, node, local, world))
-    return _wait(running)
+    return _wait([_start(command, asked, task, node, local, world) for task, node, local in tasks])
 
 
 def _read_options(argv: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -114,7 +116,7 @@ def _read_options(argv: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _tasks(asked: dict[str, str]) -> tuple[list[tuple[int, int, int]], dict[str, str]]:
-    """(task, node, task of its node) of the tasks that run here, and what all tasks are told of the whole. Blocks of tasks, as Slurm's default."""
+    """(task, node, task of its node) of the tasks that run here, and what all are told of the whole. Tasks in blocks, as by default."""
     nodes = min(_count(asked, "nodes", os.environ.get("SLURM_NNODES", "1")), int(os.environ.get("SLURM_NNODES", "1")))
     here = int(os.environ.get("SLURM_NODEID", "0"))
     per_node = _count(asked, "per_node", os.environ.get("SLURM_NTASKS_PER_NODE", "0"))
@@ -146,7 +148,7 @@ def _count(asked: dict[str, str], name: str, default: str) -> int:
     return int(text)
 
 
-def _start(command: list[str], asked: dict[str, str], task: int, node: int, local: int, world: dict[str, str]) -> tuple[subprocess.Popen[bytes], list[threading.Thread]]:
+def _start(command: list[str], asked: dict[str, str], task: int, node: int, local: int, world: dict[str, str]) -> Task:
     env = os.environ | world | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(local), "SLURM_NODEID": str(node)}
     chosen = asked.get("export", "ALL").split(",")
     if "ALL" not in chosen:
@@ -200,7 +202,7 @@ def _label(source: IO[bytes], target: IO[bytes], label: bytes) -> None:
         target.flush()
 
 
-def _wait(running: list[tuple[subprocess.Popen[bytes], list[threading.Thread]]]) -> int:
+def _wait(running: list[Task]) -> int:
     """The largest of their exit codes, as srun has it."""
     worst = 0
     for process, labelled in running:
@@ -297,4 +299,3 @@ def enter(argv: list[str]) -> NoReturn:
     env = {"TERM": os.environ.get("TERM", "dumb"), **plan["env"], **rank["env"]}
     shell = env.get("SHELL", "/bin/sh")
     os.execve(shell if os.access(shell, os.X_OK) else "/bin/sh", [shell, *(argv[1:] and ["-c", argv[1]])], env)
-

@@ -1,4 +1,4 @@
-"""What the processes of an attempt get: argv, environment, working directory, output files. Facts in, plan out; the supervisor carries it out.
+"""What the processes of an attempt get: argv, environment, working directory, output files. The supervisor carries it out.
 
 The environment is the one it was submitted with, and then ours: Trainmaster's own variables, the look-alikes of Slurm's, and with
 `ranks: gpu` those of torchrun. Like sbatch's, a script runs in a copy, in the working directory of its submission.
@@ -20,7 +20,9 @@ KEPT_OF_SLURM = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM
 NOT_PASSED_ON = ("TRAINMASTER_STATE", "TRAINMASTER_TOKEN")
 
 
-def plan(attempt: Attempt, state: str, gpus: Sequence[Sequence[int]], *, port: int, cgroup: dict[str, str] | None, umask: int) -> dict[str, Any]:
+def plan(
+    attempt: Attempt, state: str, gpus: Sequence[Sequence[int]], *, port: int, cgroup: dict[str, str] | None, umask: int
+) -> dict[str, Any]:
     """`gpus`: the indices picked on each node of `attempt.shares`. InputError: what cannot be run as it stands."""
     spec = attempt.spec
     path = files.attempt_folder(state, attempt.job, attempt.attempt)
@@ -40,7 +42,7 @@ def plan(attempt: Attempt, state: str, gpus: Sequence[Sequence[int]], *, port: i
             env = {**here, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local)}
             if spec.ranks == "gpu":
                 env |= _torchrun(rank, local, node, world, count, port)
-            out, err = (_pattern(text, attempt, cwd, share.node, node, rank) for text in (spec.output, spec.error))
+            out, err = (_pattern(text, attempt, share.node, node, rank) for text in (spec.output, spec.error))
             ranks.append({
                 "rank": rank, "argv": _argv(spec.command, spec.script, spec.script_args, path), "env": env, "cwd": cwd, "log": str(rank),
                 "stdout": out if out is not None or err is None else f"{path}/{rank}.out", "stderr": err,
@@ -58,7 +60,7 @@ def plan(attempt: Attempt, state: str, gpus: Sequence[Sequence[int]], *, port: i
 
 
 def _argv(command: Sequence[str] | None, script: str | None, args: Sequence[str], path: str) -> list[str]:
-    """A script goes to the interpreter of its #! line by name, as the kernel would do: no file that is to be executed is ever open elsewhere."""
+    """A script goes to the interpreter of its #! line by name, as the kernel would do: no file open for writing is executed."""
     if script is None:
         assert command is not None, "JobSpec has either"
         return list(command)
@@ -86,7 +88,8 @@ def _common(attempt: Attempt, state: str, path: str, cwd: str, world: int) -> di
         indices = spec.array.indices if spec.array is not None else (attempt.array_index,)
         array = {
             "SLURM_ARRAY_JOB_ID": str(attempt.array_job), "SLURM_ARRAY_TASK_ID": str(attempt.array_index),
-            "SLURM_ARRAY_TASK_COUNT": str(len(indices)), "SLURM_ARRAY_TASK_MIN": str(min(indices)), "SLURM_ARRAY_TASK_MAX": str(max(indices)),
+            "SLURM_ARRAY_TASK_COUNT": str(len(indices)),
+            "SLURM_ARRAY_TASK_MIN": str(min(indices)), "SLURM_ARRAY_TASK_MAX": str(max(indices)),
         }  # fmt: skip
     return {
         **{name: value for name, value in spec.env.items() if not name.startswith("SLURM_") and name not in NOT_PASSED_ON},
@@ -95,12 +98,13 @@ def _common(attempt: Attempt, state: str, path: str, cwd: str, world: int) -> di
         "TRAINMASTER_JOB_ID": job,
         "TRAINMASTER_ATTEMPT": str(attempt.attempt),
         "TRAINMASTER_CONTROL": f"{path}/{files.CONTROL}",
-        "TRAINMASTER_CHECKPOINT_DIR": os.path.join(cwd, spec.checkpoint_dir or f"{files.job_folder(state, attempt.job)}/checkpoint"),
+        "TRAINMASTER_CHECKPOINT_DIR": os.path.join(spec.workdir, spec.checkpoint_dir or files.checkpoint_folder(state, attempt.job)),
         "TRAINMASTER_RESUMES": str(int(attempt.resumes)),
         "SLURM_JOB_ID": job, "SLURM_JOBID": job, "SLURM_JOB_NAME": attempt.name, "SLURM_JOB_USER": user,
         "SLURM_JOB_NUM_NODES": str(len(nodes)), "SLURM_NNODES": str(len(nodes)),
         "SLURM_JOB_NODELIST": ",".join(nodes), "SLURM_NODELIST": ",".join(nodes),
-        "SLURM_NTASKS": tasks, "SLURM_NPROCS": tasks, "SLURM_TASKS_PER_NODE": _per_node(int(tasks) if tasks.isdecimal() else world, len(nodes)),
+        "SLURM_NTASKS": tasks, "SLURM_NPROCS": tasks,
+        "SLURM_TASKS_PER_NODE": _per_node(int(tasks) if tasks.isdecimal() else world, len(nodes)),
         "SLURM_SUBMIT_DIR": spec.workdir, "SLURM_CLUSTER_NAME": "trainmaster",
         **asked,
         **array,
@@ -127,8 +131,8 @@ def _of_node(node: int, name: str, indices: Sequence[int], cpus: float, memory_g
 
 def _torchrun(rank: int, local: int, node: int, world: int, local_world: int, port: int) -> dict[str, str]:
     return {
-        "RANK": str(rank), "LOCAL_RANK": str(local), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(local_world), "GROUP_RANK": str(node),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "RANK": str(rank), "LOCAL_RANK": str(local), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(local_world),
+        "GROUP_RANK": str(node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
 
 
@@ -139,8 +143,8 @@ def _per_node(tasks: int, nodes: int) -> str:
     return ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in parts if times)
 
 
-def _pattern(text: str | None, attempt: Attempt, cwd: str, node_name: str, node: int, rank: int) -> str | None:
-    """sbatch's file patterns. A value never brings a folder with it: what a name holds stays one part of the path."""
+def _pattern(text: str | None, attempt: Attempt, node_name: str, node: int, rank: int) -> str | None:
+    """sbatch's file patterns, in the folder of the submission (a snapshot may go). A value never brings a folder with it."""
     if text is None:
         return None
     values = {
@@ -162,4 +166,4 @@ def _pattern(text: str | None, attempt: Attempt, cwd: str, node_name: str, node:
     named = re.sub(r"%(\d*)(.)", value, text)
     if "\0" in named:
         raise InputError("a NUL byte in the name of an output file")
-    return os.path.join(cwd, named)
+    return os.path.join(os.path.abspath(attempt.spec.workdir), named)

@@ -10,7 +10,7 @@ from trainmaster.live.node import cgroups, linux
 
 
 def clear(plan: dict[str, Any], within_s: float) -> bool:
-    """True: nothing of the attempt is left. Found by its cgroup, and by the environment (both: a process can leave neither unseen alone)."""
+    """True: nothing of the attempt is left. Found by its cgroup and by the environment: what escapes one is seen by the other."""
     until_s = time.monotonic() + within_s
     cgroup = plan["cgroup"]
     while True:

@@ -7,7 +7,7 @@ too full for stop.json; a signal; that the job has something to say to the contr
     asked to stop    `stop` and the flag in the control folder; then, by whether the job has registered a checkpoint:
                      yes   SIGTERM shortly before the deadline, since it is expected to stop after the published step
                      no    its own --signal at once, SIGTERM that signal's lead later; without one, SIGTERM at once
-                     cancelled or superseded: SIGTERM at once
+                     cancelled, superseded, or it has had its signal: SIGTERM at once
     at the deadline  SIGKILL, to the whole tree
 
 Deadlines run on the monotonic clock: a jump of the wall clock moves none.
@@ -97,7 +97,7 @@ class Supervisor:
         self._kill_tree()
         if not outcome:
             outcome = {"exit_code": self._exit_code(), "message": self._message()}
-        asked = None if self.stop is None else str(self.stop.get("reason", ""))[:40]
+        asked = None if self.stop is None else str(self.stop["reason"])[:40]
         end.write({**outcome, "started_s": self.started_s, "ended_s": time.time(), "asked": asked})
         self._poke()
         os.close(self.lock) if self.lock >= 0 else None
@@ -202,7 +202,7 @@ class Supervisor:
         return out, out if one["stderr"] is None else self._open_named(one["stderr"], f"{log}.err.log")
 
     def _open_named(self, path: str, link: str) -> int:
-        """A file that the job named. Nothing that could make the supervisor wait for someone (a FIFO) or go elsewhere (a device) but null."""
+        """A file that the job named. Nothing that could make the supervisor wait for someone (a FIFO), and no device but null."""
         how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | (0 if self.plan["append"] else os.O_TRUNC)
         try:
             descriptor = os.open(path, how, 0o666 & ~self.plan["umask"])
@@ -257,8 +257,8 @@ class Supervisor:
         os.chdir(one["cwd"])
         os.umask(self.plan["umask"])
         null = os.open(os.devnull, os.O_RDONLY)
-        for descriptor, number in ((null, 0), (log[0], 1), (log[1], 2)):
-            os.dup2(descriptor, number)
+        for descriptor, standard in ((null, 0), (log[0], 1), (log[1], 2)):
+            os.dup2(descriptor, standard)
 
     def _await_ready(self, said: int) -> None:
         with open(said, "rb", closefd=True, buffering=0) as pipe:
@@ -301,27 +301,28 @@ class Supervisor:
             try:
                 command = json.loads(line)
                 if "signal" in command:
-                    self._signal(int(command["signal"]))
+                    self._signal(int(command["signal"]), bool(command.get("batch_only", False)))
                 if "stop" in command:
                     self._ask(command["stop"])
                 if "changed" in command:
                     self._poke()
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 continue  # the job can write here too
         self._look()
 
     def _look(self) -> None:
         request = files.read_json(f"{self.folder}/{files.STOP}")
         if request is not None:
-            self._ask(request)
+            with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
+                self._ask(request)
 
     def _ask(self, request: dict[str, Any]) -> None:
         if request == self.stop:
             return
+        now_s, grace_s, reason = time.monotonic(), max(0.0, float(request["grace_s"])), str(request["reason"])[:40]
         first, self.stop = self.stop is None, request
         if self.started_s is None:
             raise Stopped
-        now_s, grace_s, reason = time.monotonic(), float(request["grace_s"]), request["reason"]
         kill_s = min([now_s + grace_s] + [at_s for at_s, what in self.due if what == "kill"])
         grace_s = kill_s - now_s
         if first or reason == "superseded":
@@ -330,7 +331,7 @@ class Supervisor:
             self._raise_flag(2 if reason == "superseded" else 1)
         self.due = [(kill_s, "kill")]
         last_term_s = kill_s - min(LAST_TERM_S, grace_s / 4)
-        own = self.plan["signal"]
+        own = None if self._had_its_signal(reason) else self.plan["signal"]
         if reason in ("cancel", "superseded"):
             self.due.append((now_s, "term"))
         elif own is not None:
@@ -344,23 +345,29 @@ class Supervisor:
         self.due.sort()
         self._poke()
 
+    def _had_its_signal(self, reason: str) -> bool:
+        """At its limit the controller has sent it, so long before; and who has asked to be requeued has acted on it."""
+        return reason == "limit" or os.path.exists(f"{self.control}/requeue")
+
     def _raise_flag(self, value: int) -> None:
         with open(f"{self.control}/flag", "r+b", buffering=0) as file:
             file.write(struct.pack("<q", value))  # in place: the ranks have this file mapped
 
     def _do(self, what: str) -> None:
         if what == "signal":
-            self._signal(self.plan["signal"]["number"], leaders_only=self.plan["signal"]["batch_only"])
+            self._signal(self.plan["signal"]["number"], self.plan["signal"]["batch_only"])
         elif what == "term":
             self._to_groups(signal.SIGTERM)
             self._to_groups(signal.SIGCONT)
         else:
             self._kill_all()
 
-    def _signal(self, number: int, leaders_only: bool = False) -> None:
+    def _signal(self, number: int, batch_only: bool = False) -> None:
         """As Slurm does: to the shell of a batch script only when that was asked for, else to what it started."""
+        if not 1 <= number <= 64:
+            return
         leaders = [rank.pid for rank in self.ranks if rank.code is None]
-        if leaders_only:
+        if batch_only:
             linux.kill(leaders, number)
             return
         batch_shells = leaders if self.plan["script"] and number not in (signal.SIGSTOP, signal.SIGCONT) else []
@@ -412,7 +419,7 @@ class Supervisor:
             self._step(at_most_s=0.1)
 
     def _kill_tree(self) -> None:
-        """Until nothing is left. Orphans come to this process, so no child left means nothing left, but for those who entered the cgroup."""
+        """Until nothing is left. Orphans come to this process: without a child nothing is left, but for who has entered the cgroup."""
         cgroup = self.plan["cgroup"]
         pause_s = 0.0005
         while True:

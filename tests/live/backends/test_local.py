@@ -1,0 +1,381 @@
+"""What the local backend alone has: supervisors, a fork server, and what happens when they are killed, full or mute."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainmaster.live.backends.base import Attempt, Seen
+from trainmaster.live.backends.local import LocalBackend
+from trainmaster.live.node import cgroups, linux
+from trainmaster.live.node import folder as files
+
+from .harness import Harness, alive
+
+FORKING = (
+    "(setsid sh -c 'trap \"\" TERM HUP; echo $$ > daemon; while :; do sleep 0.1; done' >/dev/null 2>&1 &); echo ready > ready; sleep 60"
+)
+
+
+def supervisor(cluster: Harness, attempt: Attempt) -> int:
+    who = cluster.wait(
+        lambda: files.read_json(f"{files.attempt_folder(cluster.backend.state, attempt.job, attempt.attempt)}/{files.SUPERVISOR}")
+    )
+    return int(who["pid"])
+
+
+def fork_server(cluster: Harness) -> int:
+    return int(cluster.wait(lambda: cluster.backend.report()["fork_server"]))
+
+
+@pytest.mark.parametrize("kind", ["v2", "freezer", "pids", "none"])
+def test_a_killed_supervisor_takes_all_of_its_job_with_it_and_the_attempt_is_lost(
+    cluster: Harness, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind != "none":
+        parents = {found[0]: found for found in all_cgroups()}
+        if kind not in parents:
+            pytest.skip(f"this machine lets nobody make a cgroup of kind {kind}")
+        monkeypatch.setattr(cluster.backend, "_cgroup", parents[kind])
+    else:
+        monkeypatch.setattr(cluster.backend, "_cgroup", None)
+    attempt = cluster.start(["sh", "-c", FORKING])
+    daemon = int(cluster.file("daemon"))
+    os.kill(supervisor(cluster, attempt), signal.SIGKILL)
+    lost = cluster.until(attempt)
+    assert (lost.seen, lost.exit_code, lost.message) == (Seen.LOST, None, "its supervisor was killed")
+    assert not alive(daemon)
+    again = cluster.start(["true"], job=attempt.job, attempt=2)
+    assert cluster.until(again).exit_code == 0
+
+
+def all_cgroups() -> list[tuple[str, str]]:
+    found = []
+    mounts, own = cgroups._mounts(), cgroups._own()
+    for kind, controller in (("v2", ""), ("freezer", "freezer"), ("pids", "pids")):
+        if (
+            controller in mounts
+            and controller in own
+            and cgroups._works(kind, parent := os.path.normpath(f"{mounts[controller]}/{own[controller]}"))
+        ):
+            found.append((kind, parent))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["freezer", "pids", "none"])
+def test_nothing_is_left_of_a_job_whatever_kind_of_cgroup_there_is(cluster: Harness, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {one[0]: one for one in all_cgroups()}
+    if kind != "none" and kind not in found:
+        pytest.skip(f"this machine lets nobody make a cgroup of kind {kind}")
+    monkeypatch.setattr(cluster.backend, "_cgroup", found.get(kind))
+    attempt = cluster.start(["sh", "-c", FORKING])
+    daemon = int(cluster.file("daemon"))
+    cluster.backend.stop(attempt.job, 1, grace_s=0, reason="cancel")
+    assert cluster.until(attempt).exit_code == 137
+    assert not alive(daemon)
+    if kind != "none":
+        assert not [name for name in os.listdir(found[kind][1]) if name.endswith(f"-{attempt.job}.1") and cgroup_is_ours(cluster, name)]
+
+
+def cgroup_is_ours(cluster: Harness, name: str) -> bool:
+    plan = files.read_json(f"{files.attempt_folder(cluster.backend.state, int(name.rpartition('-')[2].split('.')[0]), 1)}/{files.PLAN}")
+    return plan is not None and plan["cgroup"]["folder"].endswith(name)
+
+
+def test_a_supervisor_that_was_killed_while_the_controller_was_away_is_found_lost(cluster: Harness) -> None:
+    attempt = cluster.start(["sh", "-c", FORKING])
+    daemon = int(cluster.file("daemon"))
+    who = supervisor(cluster, attempt)
+    cluster.backend.drop()
+    os.kill(who, signal.SIGKILL)
+    cluster.crash()
+    assert cluster.until(attempt).seen is Seen.LOST
+    assert not alive(daemon)
+
+
+def test_the_fork_server_may_be_killed_at_any_time(cluster: Harness) -> None:
+    running = cluster.start(["sh", "-c", "while ! test -e go; do sleep 0.01; done; exit 4"])
+    cluster.running(running)
+    os.kill(fork_server(cluster), signal.SIGKILL)
+    after = [cluster.start(["sh", "-c", f"exit {code}"]) for code in (1, 2, 3)]
+    assert [cluster.until(attempt).exit_code for attempt in after] == [1, 2, 3]
+    (cluster.folder / "go").touch()
+    assert cluster.until(running).exit_code == 4
+
+
+def test_a_mute_fork_server_is_replaced_and_what_waits_for_it_is_seen_to_wait(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainmaster.live.backends.local.SAY_S", 0.5)
+    monkeypatch.setattr("trainmaster.live.backends.local.MUTE_S", 1.0)
+    mute = fork_server(cluster)
+    os.kill(mute, signal.SIGSTOP)
+    before_s = time.monotonic()
+    attempt = cluster.start(["sh", "-c", "exit 5"])
+    assert time.monotonic() - before_s < 2  # nobody waits for it
+    assert "no supervisor yet" in cluster.until(attempt, lambda one: bool(one.message)).message
+    assert cluster.until(attempt).exit_code == 5
+    assert not alive(mute)
+
+
+def test_a_fork_server_of_another_version_is_replaced_and_its_attempts_run_on(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = cluster.start(["sh", "-c", "while ! test -e go; do sleep 0.01; done; exit 4"])
+    cluster.running(running)
+    old = fork_server(cluster)
+    monkeypatch.setattr("trainmaster.live.backends.forks._version", lambda: "another")
+    cluster.crash()
+    assert cluster.run(["true"])[0].exit_code == 0
+    assert fork_server(cluster) != old and not alive(old)
+    (cluster.folder / "go").touch()
+    assert cluster.until(running).exit_code == 4
+
+
+def test_a_job_can_be_cancelled_while_the_fork_server_is_mute_and_never_starts(cluster: Harness) -> None:
+    mute = fork_server(cluster)
+    os.kill(mute, signal.SIGSTOP)
+    attempt = cluster.start(["sh", "-c", "echo ran > ran"])
+    cluster.backend.stop(attempt.job, 1, grace_s=5, reason="cancel")
+    assert cluster.until(attempt).started_s is None
+    os.kill(mute, signal.SIGCONT)
+    assert cluster.run(["true"])[0].exit_code == 0  # it has come to the cancelled one before
+    assert not (cluster.folder / "ran").exists()
+
+
+def test_a_setup_that_hangs_is_seen(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainmaster.live.backends.local.SAY_S", 0.2)
+    attempt = cluster.start(["true"], setup="sleep 60")
+    assert "its setup runs" in cluster.until(attempt, lambda one: "setup" in one.message).message
+
+
+def test_a_stop_that_a_hung_supervisor_does_not_hear_is_seen_and_then_forced(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainmaster.live.backends.local.FORCE_S", 2.0)
+    attempt = cluster.start(["sh", "-c", FORKING])
+    daemon = int(cluster.file("daemon"))
+    cluster.running(attempt)
+    os.kill(supervisor(cluster, attempt), signal.SIGSTOP)
+    cluster.backend.stop(attempt.job, 1, grace_s=0, reason="cancel")
+    late = cluster.until(attempt, lambda one: bool(one.message))
+    assert late.seen is Seen.DRAINING and "past its deadline" in late.message
+    assert cluster.until(attempt).seen is Seen.LOST
+    assert not alive(daemon)
+
+
+def test_a_machine_that_goes_down_stops_its_jobs_in_order(cluster: Harness) -> None:
+    attempt = cluster.start(["sh", "-c", "trap 'exit 3' TERM; echo ready > ready; while :; do sleep 0.01; done"])
+    cluster.file("ready")
+    os.kill(supervisor(cluster, attempt), signal.SIGTERM)
+    ended = cluster.until(attempt)
+    assert (ended.exit_code, ended.asked_to_stop) == (3, True)
+
+
+def test_everything_that_is_kept_is_for_its_owner_alone(cluster: Harness) -> None:
+    cluster.until(cluster.start("echo x\n"))
+    for folder, _, names in os.walk(cluster.backend.state):
+        for path in (folder, *(os.path.join(folder, name) for name in names)):
+            assert stat.S_IMODE(os.lstat(path).st_mode) & 0o077 == 0, path
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [b"[1, 2]", b"{", b'{"job": "../..", "attempt": 1}', b'{"job": 1}', b"[" * 4000, b"x" * 100_000, b'{"job": 99999, "attempt": 1}'],
+)
+def test_nonsense_told_to_the_fork_server_does_nothing(cluster: Harness, packet: bytes) -> None:
+    serving = fork_server(cluster)
+    folder = os.open(cluster.backend.state, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as one, contextlib.suppress(OSError):
+        one.connect(f"/proc/self/fd/{folder}/forks")
+        json.loads(one.recv(4096))
+        one.send(packet)
+    os.close(folder)
+    assert cluster.run(["true"])[0].exit_code == 0
+    assert fork_server(cluster) == serving
+
+
+@pytest.mark.parametrize(
+    "line", ["{", '{"signal": "x"}', '{"signal": 1e99}', '{"stop": 4}', '{"stop": {}}', "[]", "7", '{"signal": 900}', "[" * 3000]
+)
+def test_nonsense_told_to_a_supervisor_does_nothing(cluster: Harness, line: str) -> None:
+    attempt = cluster.start(["sh", "-c", "while ! test -e go; do sleep 0.01; done; exit 4"])
+    cluster.running(attempt)
+    assert files.poke(f"{files.attempt_folder(cluster.backend.state, attempt.job, 1)}/{files.COMMANDS}", line)
+    (cluster.folder / "go").touch()
+    assert cluster.until(attempt).exit_code == 4
+
+
+def test_slots_default_to_the_cores_and_zero_has_no_accelerator(tmp_path: Path) -> None:
+    (seen,) = LocalBackend(tmp_path).inventory()
+    assert seen.name == socket.gethostname()
+    if seen.node.type == "cpu":
+        assert seen.node.gpus == seen.node.cpus == len(os.sched_getaffinity(0))
+    (none,) = LocalBackend(tmp_path, slots=0).inventory()
+    assert none.node.gpus == 0
+
+
+class FakeNvml:
+    """NVML as its documentation has it, for a machine with two GPUs, on the first of which someone computes."""
+
+    class NVMLError(Exception):
+        pass
+
+    names = ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB")
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.names)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return self.names[handle]
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[int]:
+        return [4711] if handle == 0 else []
+
+
+def test_gpus_are_found_by_nvml_and_those_that_others_use_are_given_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    cluster = Harness(lambda: LocalBackend(tmp_path / "state"), tmp_path)
+    (seen,) = cluster.backend.inventory()
+    assert (seen.node.gpus, seen.node.type, seen.others_gpus) == (2, "a100-80gb", 1.0)
+    attempts = [cluster.start(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES; sleep 0.2"]) for _ in range(2)]
+    assert [cluster.until(attempt).exit_code for attempt in attempts] == [0, 0]
+    assert [cluster.log(attempt) for attempt in attempts] == ["1\n", "0\n"]
+    cluster.backend.close()
+
+
+def test_how_an_attempt_ended_is_written_on_a_full_disk_too(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.getuid() or os.system(f"mount -t tmpfs -o size=2m none {disk}"):
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        cluster = Harness(lambda: LocalBackend(disk / "state", slots=4), tmp_path)
+        attempt = cluster.start(["sh", "-c", "while ! test -e go; do sleep 0.01; done; exit 7"])
+        cluster.running(attempt)
+        with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+            while filler.write(b"x" * 4096):
+                pass
+        (tmp_path / "go").touch()
+        assert cluster.until(attempt).exit_code == 7
+        stuck = cluster.start_or_error(["true"])
+        assert "No space" in stuck
+        os.unlink(disk / "filler")
+        cluster.crash()
+        assert cluster.until(attempt).exit_code == 7
+        assert cluster.run(["true"])[0].exit_code == 0
+        cluster.backend.close()
+    finally:
+        os.system(f"umount -l {disk}")
+
+
+def test_a_running_job_can_be_cancelled_on_a_full_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.getuid() or os.system(f"mount -t tmpfs -o size=2m none {disk}"):
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        cluster = Harness(lambda: LocalBackend(disk / "state", slots=4), tmp_path)
+        attempt = cluster.start(["sleep", "60"])
+        cluster.running(attempt)
+        with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+            while filler.write(b"x" * 4096):
+                pass
+        cluster.backend.stop(attempt.job, 1, grace_s=5, reason="cancel")
+        assert cluster.until(attempt).exit_code == 128 + signal.SIGTERM
+        cluster.backend.close()
+    finally:
+        os.system(f"umount -l {disk}")
+
+
+# -- chance -----------------------------------------------------------------------------------------------------------------------------
+
+WITNESS = """
+import fcntl, os, sys, time
+job, rank = os.environ["SLURM_JOB_ID"], os.environ["SLURM_PROCID"]
+lock = os.open(f"lock-{job}-{rank}", os.O_RDWR | os.O_CREAT)
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    os.write(os.open("broken", os.O_WRONLY | os.O_CREAT | os.O_APPEND), f"two attempts of {job} at once\\n".encode())
+if os.fork() == 0 and os.fork() == 0:
+    os.setsid()
+    time.sleep(60)
+time.sleep(float(sys.argv[1]))
+os._exit(int(sys.argv[2]))
+"""
+
+
+def one_run_of_chance(cluster: Harness, seed: int, rounds: int) -> None:
+    """Starts, stops, forgets, crashes of the controller, kills of supervisors and of the fork server, in an order that the seed gives.
+
+    Throughout: no two processes of different attempts of a job hold its lock at once; each attempt comes to exactly one end, which never
+    changes; and at the end no process is left.
+    """
+    chance = random.Random(seed)
+    (cluster.folder / "witness.py").write_text(WITNESS)
+    attempts: dict[tuple[int, int], Attempt] = {}
+    ends: dict[tuple[int, int], tuple[Seen, int | None]] = {}
+
+    def look() -> None:
+        for one in cluster.backend.observe():
+            key = (one.job, one.attempt)
+            if one.ended_s is not None:
+                assert ends.setdefault(key, (one.seen, one.exit_code)) == (one.seen, one.exit_code), key
+            else:
+                assert key not in ends, f"{key} ended and is there again"
+
+    for _ in range(rounds):
+        what = chance.random()
+        unended = [key for key in attempts if key not in ends]
+        if what < 0.45:
+            job = chance.randint(1, 6)
+            earlier = [key for key in attempts if key[0] == job]
+            if all(key in ends for key in earlier):
+                attempt = cluster.attempt(
+                    ["python", "witness.py", f"{chance.random() * 0.3:.3f}", str(chance.randint(0, 3))],
+                    job=job, attempt=len(earlier) + 1, gpus=(1, 1) if chance.random() < 0.3 else (1,),
+                )  # fmt: skip
+                attempts[job, attempt.attempt] = attempt
+                cluster.backend.start(attempt)
+        elif what < 0.6 and unended:
+            cluster.backend.stop(*chance.choice(unended), grace_s=chance.choice([0, 0.1, 5]), reason=chance.choice(["cancel", "preempt"]))
+        elif what < 0.7:
+            cluster.crash()
+        elif what < 0.78 and unended:
+            key = chance.choice(unended)
+            who = files.read_json(f"{files.attempt_folder(cluster.backend.state, *key)}/{files.SUPERVISOR}")
+            if who is not None and who["pid"] and linux.birth(who["pid"]) == who["born"]:
+                os.kill(who["pid"], signal.SIGKILL)
+        elif what < 0.82 and (serving := cluster.backend.report()["fork_server"]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(serving, signal.SIGKILL)
+        else:
+            time.sleep(chance.random() * 0.05)
+        look()
+    for key in set(attempts) - set(ends):  # what was refused leaves no trace on disk, so that a crash forgets it
+        cluster.until(attempts[key], lambda one: one.ended_s is not None)
+    look()
+    assert set(ends) == set(attempts)
+    assert not (cluster.folder / "broken").exists()
+    assert not [
+        pid for job, number in attempts for pid in linux.marked(f"TRAINMASTER_CONTROL={cluster.backend.state}/jobs/{job}/{number}/control")
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_killed_in_whatever_order_each_attempt_has_one_end_and_leaves_nothing(cluster: Harness, seed: int) -> None:
+    one_run_of_chance(cluster, seed, rounds=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 120))
+def test_the_same_for_longer(cluster: Harness, seed: int) -> None:
+    one_run_of_chance(cluster, seed, rounds=400)

@@ -1,0 +1,139 @@
+"""Commands of Slurm's that a batch script finds on its PATH inside a job."""
+
+import itertools
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainmaster.live.backends.base import Seen
+from trainmaster.live.node.lookalikes import _expand, python
+
+from .harness import Harness
+
+
+@pytest.mark.parametrize(
+    ("listed", "hosts"),
+    [
+        ("n1", "n1"),
+        ("n[1-3],m", "n1 n2 n3 m"),
+        ("gpu-[08-11,20]", "gpu-08 gpu-09 gpu-10 gpu-11 gpu-20"),
+        ("r[1-2]n[1-2].cs", "r1n1.cs r1n2.cs r2n1.cs r2n2.cs"),
+        ("n[5-3]", ""),
+        ("", ""),
+    ],
+)
+def test_hostnames_are_expanded_as_slurm_does(listed: str, hosts: str) -> None:
+    shown = subprocess.run([*python("scontrol"), "show", "hostnames", listed], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == hosts.split()
+
+
+@given(st.lists(st.from_regex(r"[a-z]{1,4}-?[0-9]{1,3}", fullmatch=True), min_size=1, max_size=6))
+def test_a_plain_list_is_itself(names: list[str]) -> None:
+    assert _expand(",".join(names)) == names
+
+
+@given(st.text("abc[]-,0123456789", max_size=30))
+def test_no_list_however_broken_is_more_than_its_bound(listed: str) -> None:
+    assert len(_expand(listed)) <= 100_000
+
+
+def test_srun_runs_a_process_a_task_with_ranks_over_all_nodes(cluster: Harness) -> None:
+    script = "#!/bin/bash\nsrun -l sh -c 'echo $SLURM_PROCID/$SLURM_NTASKS $SLURM_LOCALID on $SLURMD_NODENAME'\n"
+    env = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "PATH": "/bin:/usr/bin"}
+    attempt = cluster.start(script, gpus=(2, 2), env=env)
+    assert cluster.until(attempt).exit_code == 0
+    said = sorted(itertools.chain(*(cluster.log(attempt, rank).splitlines() for rank in "01")))
+    assert said == ["0: 0/4 0 on n1", "1: 1/4 1 on n1", "2: 2/4 0 on n2", "3: 3/4 1 on n2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("-n 3", ["0 of 3", "1 of 3", "2 of 3"]),
+        ("-n1", ["0 of 1"]),
+        ("--ntasks=2 --cpus-per-task 4 --mem=1G --kill-on-bad-exit=1 -K", ["0 of 2", "1 of 2"]),
+        ("-N 1 --ntasks-per-node=2 --gres gpu:1", ["0 of 2", "1 of 2"]),
+        ("-lu -n1", ["0: 0 of 1"]),
+        ("-u --export=ALL,MORE=1", ["0 of 1"]),
+    ],
+)
+def test_sruns_options_that_say_how_many(cluster: Harness, options: str, said: list[str]) -> None:
+    seen, log = cluster.run(f"srun {options} sh -c 'echo $SLURM_PROCID of $SLURM_NTASKS'\n")
+    assert (seen.exit_code, sorted(log.splitlines())) == (0, said)
+
+
+def test_an_option_that_srun_does_not_know_is_named(cluster: Harness) -> None:
+    seen, log = cluster.run("srun --het-group=1 true\n")
+    assert seen.exit_code == 1 and "--het-group" in log
+
+
+def test_srun_ends_with_the_largest_exit_code_of_its_tasks(cluster: Harness) -> None:
+    assert cluster.run("srun -n3 sh -c 'exit $((SLURM_PROCID * 2))'\n")[0].exit_code == 4
+    assert cluster.run("srun no-such-program\n")[0].exit_code == 2
+
+
+def test_srun_writes_each_task_to_its_own_file(cluster: Harness) -> None:
+    attempt = cluster.start("srun --output out-%j-%t.txt --error err-%2t.txt -n2 sh -c 'echo $SLURM_PROCID; echo e >&2'\n")
+    assert cluster.until(attempt).exit_code == 0
+    assert [(cluster.folder / f"out-{attempt.job}-{task}.txt").read_text() for task in (0, 1)] == ["0\n", "1\n"]
+    assert (cluster.folder / "err-01.txt").read_text() == "e\n"
+
+
+def test_a_signal_before_the_stop_reaches_sruns_tasks_and_not_srun(cluster: Harness) -> None:
+    """What Lightning and submitit do: on their signal they save, ask to be requeued, and go on until they are stopped."""
+    save = "scontrol requeue $SLURM_JOB_ID; echo saved > saved"
+    script = f"srun bash -c 'trap \"{save}\" USR1; echo ready > ready; while :; do sleep 0.02; done'\n"
+    attempt = cluster.start(script, signal={"number": 10, "before_s": 30})
+    cluster.file("ready")
+    cluster.backend.stop(attempt.job, 1, grace_s=60, reason="preempt")
+    draining = cluster.until(attempt, lambda one: one.requeue)
+    assert draining.seen is Seen.DRAINING and cluster.file("saved") == "saved"
+
+
+@pytest.mark.parametrize("which", ["$SLURM_JOB_ID", "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"])
+def test_a_job_is_requeued_by_its_id_or_as_an_array_task(cluster: Harness, which: str) -> None:
+    seen, log = cluster.run(f"scontrol requeue {which}\n", array_job=40, array_index=2)
+    assert (seen.exit_code, seen.requeue, log) == (0, True, "")
+
+
+def test_a_job_cannot_requeue_another(cluster: Harness) -> None:
+    seen, log = cluster.run("scontrol requeue 4711\n")
+    assert (seen.exit_code, seen.requeue) == (1, False) and "4711" in log
+
+
+def test_a_job_is_shown_what_it_is(cluster: Harness) -> None:
+    seen, log = cluster.run("scontrol show job $SLURM_JOB_ID\n", name="net")
+    assert seen.exit_code == 0 and "JobName=net" in log and f"WorkDir={cluster.folder}" in log
+
+
+def test_the_ordinary_head_of_a_multi_node_script_works(cluster: Harness) -> None:
+    script = (
+        "#!/bin/bash\n#SBATCH --nodes=2\nset -e\nnodes=($(scontrol show hostnames $SLURM_JOB_NODELIST))\nexport MASTER_ADDR=${nodes[0]}\n"
+        "srun --ntasks-per-node=1 bash -c 'echo $SLURM_NODEID $MASTER_ADDR $SLURM_NNODES'\n"
+    )
+    attempt = cluster.start(script, gpus=(1, 1))
+    assert cluster.until(attempt).exit_code == 0
+    assert [cluster.log(attempt, rank) for rank in "01"] == ["0 n1 2\n", "1 n1 2\n"]
+
+
+def test_a_submitit_function_runs_under_its_own_srun_line(cluster: Harness) -> None:
+    """submitit's batch script, made by submitit, run here: the result comes back through its own files."""
+    pickled = (
+        "import sys; from submitit.core import utils; from submitit.slurm import slurm; import pathlib\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "utils.DelayedSubmission(divmod, 17, 5).dump(folder / f'{sys.argv[2]}_submitted.pkl')\n"
+        "command = f'{sys.executable} -u -m submitit.core._submit {folder}'\n"
+        "(folder / 'script.sh').write_text(slurm._make_sbatch_string(command, str(folder), time=5))\n"
+    )
+    attempt = cluster.attempt("true")
+    subprocess.run([str(Path(python("srun")[0])), "-c", pickled, str(cluster.folder), str(attempt.job)], check=True)
+    ran = cluster.start((cluster.folder / "script.sh").read_text(), job=attempt.job)
+    ended = cluster.until(ran)
+    assert ended.exit_code == 0, cluster.log(ran)
+    result = "import sys, pickle; print(pickle.load(open(sys.argv[1], 'rb')))"
+    where = cluster.folder / f"{attempt.job}_0_result.pkl"
+    shown = subprocess.run([str(Path(python("srun")[0])), "-c", result, str(where)], check=True, capture_output=True, text=True).stdout
+    assert shown == "('success', (3, 2))\n"

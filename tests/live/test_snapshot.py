@@ -1,0 +1,74 @@
+"""A snapshot holds what git knows, as it is on disk, and nothing else."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from trainmaster.errors import InputError
+from trainmaster.live.node import snapshot as snapshots
+from trainmaster.live.node.snapshot import snapshot
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "repository"
+    (root / "src").mkdir(parents=True)
+    for name, text in {"train.py": "1", "src/model.py": "m", "big.bin": "data", ".gitignore": "*.bin\n", "gone.py": "x"}.items():
+        (root / name).write_text(text)
+    for command in (["init", "-q"], ["add", "train.py", "src", ".gitignore", "gone.py"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+    (root / "gone.py").unlink()
+    return root
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_tracked_and_new_files_are_copied_as_they_are_and_ignored_ones_are_not(repository: Path, tmp_path: Path) -> None:
+    (repository / "train.py").write_text("2")
+    (repository / "new file.py").write_text("n")
+    place = snapshot(repository, tmp_path / "copy")
+    assert place == tmp_path / "copy"
+    assert contents(place) == {"train.py": "2", "src/model.py": "m", ".gitignore": "*.bin\n", "new file.py": "n"}
+    (repository / "train.py").write_text("3")
+    assert contents(place)["train.py"] == "2"
+
+
+def test_a_folder_inside_stands_at_its_place_in_a_copy_of_the_whole(repository: Path, tmp_path: Path) -> None:
+    place = snapshot(repository / "src", tmp_path / "copy")
+    assert place == tmp_path / "copy/src"
+    assert (tmp_path / "copy/train.py").exists()
+
+
+def test_modes_and_links_inside_are_kept(repository: Path, tmp_path: Path) -> None:
+    (repository / "run.sh").write_text("#!/bin/sh\n")
+    (repository / "run.sh").chmod(0o755)
+    (repository / "link.py").symlink_to("train.py")
+    place = snapshot(repository, tmp_path / "copy")
+    assert os.access(place / "run.sh", os.X_OK)
+    assert os.readlink(place / "link.py") == "train.py"
+
+
+def test_a_link_that_leads_out_is_refused_and_nothing_stays(repository: Path, tmp_path: Path) -> None:
+    (repository / "out").symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match="leads out of the repository"):
+        snapshot(repository, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(("limit", "value", "said"), [("MAX_FILES", 2, "more than the 2"), ("MAX_BYTES", 3, "MiB")])
+def test_a_snapshot_has_a_bound(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, said: str
+) -> None:
+    monkeypatch.setattr(snapshots, limit, value)
+    with pytest.raises(InputError, match=said):
+        snapshot(repository, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_folder_that_is_no_repository_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a git repository"):
+        snapshot(tmp_path, tmp_path / "copy")
