@@ -1684,11 +1684,7 @@ def give_up(clock, row, again):
     S = clock[0]
     give_all(S, S.jobs[row].allocation)
     let_go(S, row)
-<<<<<<< HEAD
-    compact_running(S)  # it may be given GPUs again before a walk goes over the list
-=======
     compact_running(S)  # it may start again before a walk would drop it: nobody is listed twice
->>>>>>> main
     S.active_milli -= S.jobs[row].milli
     S.jobs[row].phase = FUTURE
     if again:

@@ -539,13 +539,8 @@ class Controller:
             number = int(text.partition(":")[2])
             if number not in self.needed:
                 try:
-<<<<<<< HEAD
-                    known = self.jobs.get(number)
-                    self.needed[number] = known.row.state if known else self._read(partial(self.store.job, number)).state
-=======
                     there = self.jobs.get(number)
                     self.needed[number] = there.row.state if there is not None else self._read(partial(self.store.job, number)).state
->>>>>>> main
                 except NotFound:
                     continue
 
