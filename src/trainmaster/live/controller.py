@@ -24,6 +24,7 @@ import numpy as np
 
 from trainmaster.cluster.cluster import Cluster, QueueSpec
 from trainmaster.engine.core import Setup
+from trainmaster.engine.handover import Parts
 from trainmaster.errors import BackendError, Conflict, InputError, NotFound
 from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observation, Seen
 from trainmaster.live.control import JobFilter
@@ -88,7 +89,9 @@ class Controller:
         self.changed: set[int] = set()  # jobs whose row of it is not as it was
         self.table_s = -np.inf
         self.acts = Acts()
-        self.forgotten: list[tuple[int, int]] = []  # attempts whose end is about to be committed
+        self.starts: list[tuple[LiveJob, AttemptRow]] = []  # what the backend is to be told once it is committed
+        self.stops: list[tuple[LiveJob, AttemptRow]] = []
+        self.forgotten: list[tuple[int, int]] = []  # attempts whose end is committed by then
         self.scheduling = Scheduling(policy, policy_rules, self.setup, self.acts)
         self.since_s = self.policy_since_s = self.now()
         self.made: Made | None = None
@@ -240,6 +243,7 @@ class Controller:
                 continue
             try:
                 result = command(self, changes)
+                self._take_acts(changes)  # the next command finds jobs as this one has left them
             except (NotFound, Conflict, InputError, BackendError, StoreUnavailable) as refusal:
                 answer.set_exception(refusal)
             else:
@@ -268,50 +272,60 @@ class Controller:
 
     def _carry(self, changes: Changes, made: Made | None) -> None:
         """Write down what has changed and what the engine wants; then tell the backend."""
-        stops, starts = self._take_acts(changes)
+        self._take_acts(changes)
         if made is None:
             self._commit(changes)
         else:
             self._until_stored(lambda: self._write(changes, made))
-        for job, attempt in stops:
-            self.tell_stop(job, attempt)
-        for job, attempt in starts:
+        for job, attempt in self.starts:
             self.tell_start(job, attempt)
+        for job, attempt in self.stops:
+            self.tell_stop(job, attempt)
         for id, number in self.forgotten:
             self._tell(partial(self.backend.forget, id, number))  # one that is not is seen again, and forgotten then
+        self.starts.clear()
+        self.stops.clear()
         self.forgotten.clear()
 
-    def _take_acts(self, changes: Changes) -> tuple[list[tuple[LiveJob, AttemptRow]], list[tuple[LiveJob, AttemptRow]]]:
-        """What the engine told its executor, as changes of jobs."""
-        stops, starts = [], []
+    def _take_acts(self, changes: Changes) -> None:
+        """What the engine told its executor, as changes of jobs; the backend is told once they are committed."""
+        begun = {seq for seq, _ in self.acts.starts}
         for seq in self.acts.stops:
-            job = self.jobs[seq]
-            attempt = job.attempt
-            assert attempt is not None
-            reason = attempt.reason or "preempt"
-            changes.attempt(attempt, asked_s=changes.now_s, reason=reason, state=Seen.DRAINING.value)
-            changes.state(job, State.COMPLETING if reason in ("cancel", "limit") else State.PREEMPTING, reason)
-            job.warned = False
-            stops.append((job, attempt))
+            if seq not in begun:
+                self._ask_to_stop(changes, self.jobs[seq])
         names = [node.name for node in self.nodes]
         for seq, parts in self.acts.starts:
-            job = self.jobs[seq]
-            job.attempt = AttemptRow(job=seq, attempt=job.row.attempts + 1, state=Seen.STARTING.value, shares=shares_of(parts, names),
-                                     claimed_s=changes.now_s)  # fmt: skip
-            job.seen, job.warned = None, False
-            self.holding[seq] = job
-            changes.new_attempts.append(job.attempt)
-            changes.job(
-                job, attempts=job.attempt.attempt, nodes=tuple(share.node for share in job.attempt.shares),
-                gpu_type=self.cluster.nodes[int(parts.node[0])].type or None,
-                start_s=changes.now_s if job.row.start_s is None else job.row.start_s,
-                engine={"slots": parts.slot.tolist()} if (parts.slot >= 0).any() else {},
-            )  # fmt: skip
-            changes.state(job, State.STARTING, "started", nodes=list(job.row.nodes), gpus=[share.gpus for share in job.attempt.shares])
-            starts.append((job, job.attempt))
+            self._begin(changes, self.jobs[seq], parts, names)
+        for seq in self.acts.stops:
+            if seq in begun:  # decided upon before it was written down
+                self._ask_to_stop(changes, self.jobs[seq])
         self.acts.stops.clear()
         self.acts.starts.clear()
-        return stops, starts
+
+    def _ask_to_stop(self, changes: Changes, job: LiveJob) -> None:
+        attempt = job.attempt
+        assert attempt is not None
+        reason = attempt.reason or "preempt"
+        changes.attempt(attempt, asked_s=changes.now_s, reason=reason, state=Seen.DRAINING.value)
+        changes.state(job, State.COMPLETING if reason in ("cancel", "limit") else State.PREEMPTING, reason)
+        job.warned = False
+        self.stops.append((job, attempt))
+
+    def _begin(self, changes: Changes, job: LiveJob, parts: Parts, names: list[str]) -> None:
+        attempt = job.attempt = AttemptRow(
+            job=job.id, attempt=job.row.attempts + 1, state=Seen.STARTING.value, shares=shares_of(parts, names), claimed_s=changes.now_s
+        )
+        job.seen, job.warned = None, False
+        self.holding[job.id] = job
+        changes.new_attempts.append(attempt)
+        changes.job(
+            job, attempts=attempt.attempt, nodes=tuple(share.node for share in attempt.shares),
+            gpu_type=self.cluster.nodes[int(parts.node[0])].type or None,
+            start_s=changes.now_s if job.row.start_s is None else job.row.start_s,
+            engine={"slots": parts.slot.tolist()} if (parts.slot >= 0).any() else {},
+        )  # fmt: skip
+        changes.state(job, State.STARTING, "started", nodes=list(job.row.nodes), gpus=[share.gpus for share in attempt.shares])
+        self.starts.append((job, attempt))
 
     def _note(self, made: Made | None) -> Made | None:
         if made is not None:

@@ -178,7 +178,7 @@ def stop(controller: Controller, changes: Changes, job: LiveJob, reason: str) ->
         changes.attempt(attempt, reason=reason)
         changes.state(job, State.COMPLETING if reason == "cancel" else State.PREEMPTING, reason)
         engine.take_back(job.id)  # if it was to start again, it is not now
-        controller.tell_stop(job, attempt)
+        controller.stops.append((job, attempt))
 
 
 def refuse_ending(job: LiveJob) -> str | None:
