@@ -63,7 +63,7 @@ def test_importing_the_package_imports_nothing_that_takes_time():
     ("argv", "told"),
     [
         (["simulat"], 'no verb "simulat"; did you mean "simulate"?'),
-        (["frobnicate"], "there are policies, simulate"),
+        (["frobnicate"], "there are acct, cancel"),
         (["--frobnicate"], "--frobnicate"),
         (["simulate", "--polcy", "fifo"], "no option --polcy; did you mean --policy?"),
         (["simulate", "two.csv"], "'two.csv' belongs to no option"),

@@ -25,6 +25,7 @@ from schedules import Schedule, prepare, schedule_of, simulate
 from trainmaster.engine.faults import Faults
 from trainmaster.engine.result import FINISHED, REJECTED, UNFINISHED, UNSCHEDULABLE
 from trainmaster.policies.base import Compilable, ListPolicy, Policy, Samples
+from trainmaster.policies.gavel import Gavel
 from trainmaster.policies.registry import policies
 
 # Parameters that are times, on the scale of these workloads: what doubles when all times double.
@@ -33,7 +34,10 @@ TIMES_OF_POLICIES = {
     "tiresias-las": {"limits_gpu_s": (20.0, 90.0)},
     "tiresias-gittins": {"limits_gpu_s": (20.0, 90.0), "quantum_gpu_s": 40.0, "samples": (15.0, 30.0, 30.0, 60.0, 200.0)},
     "yarn-capacity": {"locality_wait_s": 20.0},
+    "gandiva-fair": {"quantum_s": 20.0},
+    "themis": {"lease_s": 30.0},
 }
+TIMES_OF_POLICIES |= {name: {"lease_s": 20.0, "stay_s": 30.0, "solve_every_s": 60.0} for name, cls in policies().items() if issubclass(cls, Gavel)}
 NAMES = list(policies())
 LIST_POLICIES = [name for name, cls in policies().items() if issubclass(cls, ListPolicy)]
 

@@ -157,5 +157,5 @@ class Plans(Policy):
 
 
 def test_a_policy_for_the_whole_cluster_that_knows_no_quotas_is_refused_in_one_line():
-    with pytest.raises(ParamError, match=r"^--policy: plans plans the whole cluster and .* quotas; leave `queues` out"):
+    with pytest.raises(ParamError, match=r"^--policy: plans plans the whole cluster and .* quotas; leave `quota_gpus` out"):
         simulate([job("a", 0, 1, 5, queue="a")], quotas("1x4", a=2), Plans())

@@ -17,7 +17,7 @@ def run_until(simulation: Simulation, until_s: float) -> None:
     """Everything before `until_s`, decisions included."""
     clock = simulation.clock
     while True:
-        clock["until_s"] = min(until_s, simulation.coming[0], simulation.executor.next_s())
+        clock["until_s"] = min(until_s, simulation.capacity.next_s(), simulation.executor.next_s())
         clock["open"] = bool(simulation.executor.coming)
         code = simulation.advance()
         if code == kernels.FINISHED or (code == kernels.EXTERNAL and clock["now_s"] >= until_s):

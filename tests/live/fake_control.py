@@ -256,7 +256,8 @@ class FakeControl:
         for scenario in scenarios:
             if scenario.policy is not None and scenario.policy not in POLICIES:
                 raise ParamError(f'{scenario.label}: no policy "{scenario.policy}" (trainmaster policies lists all)')
-        runs = [{"label": asked.label, "policy": asked.policy or self.running_policy.name, "avg_jct_s": 60.0} for asked in scenarios]
+        columns = [Scenario(label="as it is"), *scenarios]
+        runs = [{"label": asked.label, "policy": asked.policy or self.running_policy.name, "avg_jct_s": 60.0} for asked in columns]
         return {"runs": runs, "conclusion": "nothing changes"}
 
     def log_files(self, job: int, attempt: int | None = None) -> dict[str, Path]:

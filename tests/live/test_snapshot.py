@@ -60,7 +60,9 @@ def test_a_link_that_leads_out_is_refused_and_nothing_stays(repository: Path, tm
 
 
 @pytest.mark.parametrize(("limit", "value", "said"), [("MAX_FILES", 2, "more than the 2"), ("MAX_BYTES", 3, "MiB")])
-def test_a_snapshot_has_a_bound(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, said: str) -> None:
+def test_a_snapshot_has_a_bound(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, said: str
+) -> None:
     monkeypatch.setattr(snapshots, limit, value)
     with pytest.raises(InputError, match=said):
         snapshot(repository, tmp_path / "copy")

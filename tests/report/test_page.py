@@ -16,7 +16,7 @@ from trainmaster.report.figures import CURVE_POINTS, Drawing, distribution, figu
 from trainmaster.report.html import page
 from trainmaster.report.palette import looks
 
-EVERY_FIGURE = ["jct", "queueing", "gpus", "queue-length", "gpus-wanted", "by-size", "by-queue", "recorded", "nodes"]
+EVERY_FIGURE = ["jct", "queueing", "gpus", "queue-length", "gpus-wanted", "by-size", "by-queue", "fairness", "recorded", "nodes"]
 HOSTILE = "</script><script>document.documentElement.dataset.owned=1</script><img src=x onerror='document.documentElement.dataset.owned=1'>"
 
 
@@ -123,7 +123,7 @@ def test_a_hostile_trace_is_only_text():
 def test_figures_without_their_data_are_left_out():
     text = report(run([job("a")], {"a": [(1.0, 10.0, {0: 1.0})]}, cluster(1, 1)))
 
-    assert [figure["id"] for figure in embedded(text)] == [name for name in EVERY_FIGURE if name not in ("by-queue", "recorded")]
+    assert [figure["id"] for figure in embedded(text)] == [name for name in EVERY_FIGURE if name not in ("by-queue", "fairness", "recorded")]
 
 
 def test_a_run_in_which_nothing_happened_still_has_a_page():

@@ -19,12 +19,18 @@ TimelimitRaw,State,NNodes,NodeList,ReqTRES,AllocTRES > jobs.txt` writes a trace 
 def arguments(parser: ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.usage = "trainmaster acct [options]"
+    add_options(parser, "--states")
+    add_common(parser)
+
+
+def add_options(parser: ArgumentParser, states: str) -> None:
+    """sacct's. `states`: what its --state is called, which is the controller's folder to `acct`."""
     parser.add_argument("-S", "--starttime", metavar="TIME", help="from: 2026-11-25, 08:00, now-7days")
     parser.add_argument("-E", "--endtime", metavar="TIME", help="until")
     parser.add_argument("-a", "--allusers", action="store_true", help="of all users")
     parser.add_argument("-u", "--user", "--uid", metavar="NAME,...", action="append", default=[], help="of these users")
     parser.add_argument("-j", "--jobs", metavar="ID,...", action="append", default=[], help="these jobs; 12_3 one of an array")
-    parser.add_argument("-s", "--states", metavar="ST,...", action="append", default=[], help="in these states: CD, FAILED, ...")
+    parser.add_argument("-s", states, metavar="ST,...", action="append", default=[], dest="states", help="in these states: CD, FAILED, ...")
     parser.add_argument("-r", "--partition", "--queue", metavar="NAME,...", action="append", default=[], help="in these queues")
     parser.add_argument("-A", "--accounts", metavar="NAME,...", action="append", default=[], help="of these accounts")
     parser.add_argument("--name", metavar="NAME,...", action="append", default=[], help="of these names")
@@ -36,7 +42,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-n", "--noheader", action="store_true", help="without the line of names")
     parser.add_argument("-X", "--allocations", action="store_true", help="jobs without their steps: always so here")
     parser.add_argument("-e", "--helpformat", action="store_true", help="the names of all fields")
-    add_common(parser)
 
 
 def run(args: Namespace, out: Output) -> int:

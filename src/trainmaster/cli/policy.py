@@ -7,11 +7,11 @@ from argparse import ArgumentParser, Namespace
 
 from trainmaster.cli.connection import add_common, connect
 from trainmaster.cli.output import Output, as_json
-from trainmaster.cli.scenarios import AS_IT_IS, side_by_side
+from trainmaster.cli.scenarios import side_by_side
 from trainmaster.cli.table import pairs
 from trainmaster.cli.words import stamp
-from trainmaster.errors import InputError
-from trainmaster.live.client import Json
+from trainmaster.errors import Conflict, InputError
+from trainmaster.live.client import Client, Json
 
 GROUP = "the cluster"
 EXAMPLES = """examples:
@@ -38,8 +38,8 @@ def run(args: Namespace, out: Output) -> int:
                 raise InputError("of which policy? trainmaster policy NAME")
             out.say(_told(client.policy(), args))
             return 0
-        comparison = client.whatif([{"label": AS_IT_IS}, {"label": args.name, "policy": args.name, "settings": args.set}])
-        if not args.json:
+        comparison = _comparison(client, args, out)
+        if comparison is not None and not args.json:
             out.say(side_by_side(comparison, out))
             out.flush()
         agreed = not args.dry_run and (args.yes or args.json or _agreed(args.name))
@@ -51,6 +51,15 @@ def run(args: Namespace, out: Output) -> int:
     elif not args.dry_run:
         out.note("nothing is changed")
     return 0
+
+
+def _comparison(client: Client, args: Namespace, out: Output) -> Json | None:
+    """None on a cluster where nothing waits or runs."""
+    try:
+        return client.whatif([{"label": args.name, "policy": args.name, "settings": args.set}])
+    except Conflict as idle:
+        out.note(f"no comparison: {idle}")
+        return None
 
 
 def _told(policy: Json, args: Namespace) -> str:

@@ -14,6 +14,7 @@ from trainmaster.cli.words import ending, exit_status
 from trainmaster.errors import Conflict
 from trainmaster.live.client import Client
 from trainmaster.live.submission.options import OPTIONS
+from trainmaster.live.submission.request import Draft
 
 GROUP = "run jobs"
 DESCRIPTION = """Queue a job, show its output as it comes, and exit with its exit code. Ctrl-C cancels it; a second one leaves at once."""
@@ -34,7 +35,11 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
 
 
 def run(args: Namespace, out: Output) -> int:
-    draft = submission.drafted(args.words, args.asked)
+    return attached(submission.drafted(args.words, args.asked), args, out)
+
+
+def attached(draft: Draft, args: Namespace, out: Output) -> int:
+    """Submit it and stay with it to its end."""
     submission.remarks(draft, out)
     if draft.call.get("dry_run"):
         out.say(draft.check().model_dump_json(indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""What the twin says of the live cluster, side by side: one column a scenario."""
+"""What the twin says of the live cluster, side by side: the cluster as it is, then a column a scenario."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from trainmaster.cli.table import Column, printable, table
 from trainmaster.live.client import Json
 from trainmaster.metrics.readable import duration, number, percent
 
-AS_IT_IS = "as it is"
 FIGURES = (
     ("avg_jct_s", "average JCT", duration),
     ("p99_jct_s", "99 % end within", duration),

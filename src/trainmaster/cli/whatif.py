@@ -8,7 +8,7 @@ from typing import Any
 from trainmaster.cli.connection import add_common, connect
 from trainmaster.cli.output import Output, as_json
 from trainmaster.cli.references import one
-from trainmaster.cli.scenarios import AS_IT_IS, side_by_side
+from trainmaster.cli.scenarios import side_by_side
 from trainmaster.errors import InputError
 from trainmaster.live.client import Client, Json
 
@@ -69,4 +69,4 @@ def _scenarios(client: Client, args: Namespace) -> list[Json]:
     columns = [{"label": label, **changes} for label in labels]
     for column, policy in zip(columns, policies, strict=False):
         column |= {"policy": policy, "settings": args.set}
-    return [{"label": AS_IT_IS}, *columns]
+    return columns

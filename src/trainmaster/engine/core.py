@@ -69,8 +69,10 @@ class Engine:
     """One policy, the jobs it decides about, and the cluster they run on, at one instant."""
 
     def __init__(self, jobs: JobTable, cluster: Cluster, policy: Policy[Any], setup: Setup, *, model: PerformanceModel | None = None,
-                 rules: EngineRules | None = None, label: str | None = None, interpreted: bool = False) -> None:
-        """`interpreted`: ask the policy at every decision even if its key could be compiled (tests compare the two)."""
+                 rules: EngineRules | None = None, label: str | None = None, interpreted: bool = False,
+                 seq_bound: int | None = None) -> None:  # fmt: skip
+        """`interpreted`: ask the policy at every decision even if its key could be compiled (tests compare the two). `seq_bound`: above
+        every seq; where jobs are added later, more than that, as memory by seq is made longer with copies of its last row."""
         if model is None:
             jobs, model = Constant().bind(jobs, cluster)
         self.cluster, self.policy, self.setup, self.model, self.traits = cluster, policy, setup, model, Traits.of(model)
@@ -80,12 +82,15 @@ class Engine:
         self.restart_cost_s = _first(rules.restart_cost_s, setup.restart_cost_s, RESTART_COST_S)
         policy.validate(self.restart_cost_s)
         self.placement = find_placement(_first(rules.placement, setup.placement))
-        if cluster.queues and not isinstance(policy, ListPolicy) and "queues" not in policy.needs:
-            raise ParamError(f"--policy: {policy.name} plans the whole cluster and knows no quotas; leave `queues` out of the cluster file")
+        has_quotas = any(spec.quota_gpus is not None for spec in cluster.queues.values())
+        if has_quotas and not isinstance(policy, ListPolicy) and "queues" not in policy.needs:
+            fix = "leave `quota_gpus` out of the cluster file"
+            raise ParamError(f"--policy: {policy.name} plans the whole cluster and knows no quotas; {fix}")
         self.jobs = jobs = self._consolidate(jobs)
         self.types = cluster.types
         self.node_types = np.array([node.type for node in cluster.nodes], object)
         self.node_labels = np.array([node.label or "" for node in cluster.nodes], object)
+        self.type_of_node = np.array([self.types.index(name) if name in self.types else -1 for name in self.node_types], np.int64)
         rates = model.rates_by_type(jobs, self.types)
         self.state = build_state(jobs, cluster, rates, self.types)
         self.clock = self.state.clock[0]
@@ -95,6 +100,7 @@ class Engine:
         self.outcome = np.full(len(jobs), UNFINISHED, object)
         self._prepare_rows(rates)
         self._prepare_clock()
+        self.seq_bound = int(jobs.seq.max(initial=-1)) + 1 if seq_bound is None else seq_bound
         self.memory: Memory = policy.start_memory(self.seq_bound)
         self.active = np.zeros(0, np.int64)
         self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
@@ -114,7 +120,7 @@ class Engine:
     def _estimates(self) -> Floats | None:
         """Run times the policy may believe; None where it takes no estimate or the true ones."""
         source = getattr(self.policy.params, "estimate", "oracle")
-        if source == "oracle":
+        if source in ("oracle", *self.policy.own_estimates):
             return None
         if source == "predicted" and source not in self.jobs.estimates:
             keep_history(self.state, self.jobs)
@@ -164,12 +170,24 @@ class Engine:
         S.jobs["near_until_s"] = np.where(waits, S.jobs["arrive_s"] + patience_s, -np.inf)
         self.clock["local"], self.clock["simple"] = 1, 0
 
-    def _alone_rate(self, row: int) -> float:
-        """Rate on as few nodes of the first type as can hold the gang."""
+    def _alone_rate(self, row: int, type_: int = 0) -> float:
+        """Rate on as few nodes of a type as can hold the gang."""
         gpus, node_gpus = int(self.jobs.gpu_milli[row] // GPU_MILLI), max(node.gpus for node in self.cluster.nodes)
         parts = [float(node_gpus)] * (gpus // node_gpus) + ([float(gpus % node_gpus)] if gpus % node_gpus else [])
-        rate, _ = self.model.rate(row, Allocation(tuple(range(len(parts))), tuple(parts), self.types[0]), 0.0, ())
+        rate, _ = self.model.rate(row, Allocation(tuple(range(len(parts))), tuple(parts), self.types[type_]), 0.0, ())
         return max(rate, 1e-300)
+
+    def _rates_of(self, rows: np.ndarray) -> Floats:
+        """(rows, types) rates alone on the gang asked for; 0 where the job does not run."""
+        S = self.state
+        if self.clock["fixed_rates"]:
+            rates = S.rates[rows if len(S.rates) > 1 else np.zeros(len(rows), np.int64), : len(self.types)]
+        else:
+            rates = np.array([[self._alone_rate(row, t) for t in range(len(self.types))] for row in rows.tolist()])
+        pools = S.class_pools[S.jobs["klass"][rows]]
+        type_of = np.append(S.pools["type"], -1)[pools]  # -1, no pool, is the last
+        accepted = (type_of[:, :, None] == np.arange(len(self.types))).any(axis=1)
+        return np.where(accepted, rates.reshape(len(rows), len(self.types)), 0.0)
 
     def _consolidate(self, jobs: JobTable) -> JobTable:
         """Gangs that must not spread: no more nodes than the fewest that could hold them."""
@@ -219,7 +237,8 @@ class Engine:
 
     def _prepare_clock(self) -> None:
         clock, policy = self.clock, self.policy
-        clock["round_s"], clock["wake_grid_s"], clock["due_grid_s"] = self.round_s, self.rules.wake_grid_s, self.rules.due_grid_s
+        clock["round_s"] = 0.0 if self.rules.own_rounds else self.round_s
+        clock["wake_grid_s"], clock["due_grid_s"] = self.rules.wake_grid_s, self.rules.due_grid_s
         clock["preemptive"], clock["keeps_count"] = policy.preemptive, self.rules.unplaced_keeps_count
         clock["min_run_s"], clock["most_preemptions"] = self.setup.min_run_s, self.setup.most_preemptions
         clock["random"], clock["seed"] = self.placement.random, self.setup.seed
@@ -298,9 +317,9 @@ class Engine:
         jobs = S.jobs.view(np.recarray)
         return float(policy.wakeup.python(jobs, held, len(held), float(clock["now_s"]), policy.key_params(), shared, per_job))
 
-    def _refresh(self, rows: np.ndarray) -> None:
+    def _refresh(self, rows: np.ndarray, at_s: float | None = None) -> None:
         self.state.walk[: len(rows)] = rows
-        kernels.refresh_all(self.state.clock, len(rows))
+        kernels.refresh_all(self.state.clock, len(rows), float(self.clock["now_s"]) if at_s is None else at_s)
 
     def view(self) -> View:
         """What the policy sees now."""
@@ -320,6 +339,10 @@ class Engine:
             return np.maximum(state["work_left"] - running_s * state["rate"], 0.0) / state["alone_rate"]
 
         now_s = float(clock["now_s"])
+        def types_held() -> np.ndarray:
+            first = S.part_node[S.alloc_offset[state["allocation"]]]
+            return np.where(state["running"] == 1, self.type_of_node[first], -1)
+
         return View(
             now_s=now_s,
             jobs=jobs,
@@ -331,10 +354,22 @@ class Engine:
             seed=self.setup.seed,
             policy_name=self.policy.name,
             true_remaining_s=true_remaining_s,
+            round_s=self.round_s,
+            profile=self.model,
+            done=self.done,
             holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
             beside=self.traits.beside,
             observe=lambda: self._observed(rows, state, now_s),
+            rates_of=self._rates_of,
+            types_held=types_held,
         )
+
+    def done(self, row: int) -> float:
+        """Work that a job has done by now."""
+        job, now_s = self.state.jobs[row], float(self.clock["now_s"])
+        working_s = max(now_s - max(job["since_s"], job["ready_s"]), 0.0) if job["running"] else 0.0
+        left = max(float(job["work_left"] - working_s * job["rate"]), 0.0)
+        return float(self.jobs.work[row]) - left
 
     def _nodes(self, free: Floats, up: np.ndarray) -> Nodes:
         S, capacity, nodes = self.state, self.capacity, len(self.cluster.nodes)
@@ -404,6 +439,7 @@ class Engine:
         """What the last decision wrote about every active job; `policy.explain` reads it."""
         S = self.state
         rows = np.flatnonzero(np.isin(S.jobs["phase"], (WAITING, RUNNING)) | (S.jobs["running"] == 1))  # at a run's end nobody holds
+        self._refresh(rows, float(self.clock["decided_s"]))
         verdict, short = S.jobs["verdict"][rows], S.jobs["short_milli"][rows]
         if self.compiled:  # a walk over heaps speaks of a whole class at once
             klass = S.classes[S.jobs["klass"][rows]]
@@ -414,7 +450,7 @@ class Engine:
             verdict = np.where(behind, said, verdict)
             short = np.where(behind, np.where(said == Verdict.CAPACITY, klass["told_milli"], 0), short)
         columns = {name: S.jobs[name][rows] for name in ("attained_gpu_s", "remaining_s", "submit_s", "running")}
-        return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["now_s"]), seq=S.jobs["seq"][rows],
+        return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["decided_s"]), seq=S.jobs["seq"][rows],
                               verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip
 
     def waiting_in_order(self) -> np.ndarray:
@@ -489,6 +525,7 @@ class Engine:
             kernels.withdraw(S.clock, np.int32(row))
             self.clock["finite_left"] -= bool(np.isfinite(self.jobs.work[row]))
         S.jobs[row]["phase"], S.jobs[row]["finish_s"] = ENDED, self.clock["now_s"]
+        handover.carry_out()  # one that ended while it drained has left room for a claim
 
     def lost(self, seq: int) -> None:
         """The processes of a job are gone without an end: it waits again, at once."""
@@ -512,7 +549,7 @@ class Engine:
         handover.hand_over()
 
     def offer(self, seq: int) -> None:
-        """A job that is not offered waits from now on; one that waits already stays where it is."""
+        """A job that is not offered waits from now on; one that waits or holds GPUs already goes on so."""
         row = self.row(seq)
         if self.state.jobs[row]["phase"] == FUTURE:
             kernels.offer(self.state.clock, np.int32(row))
@@ -541,11 +578,6 @@ class Engine:
     def row_of(self) -> dict[int, int]:
         """Row by seq."""
         return {seq: row for row, seq in enumerate(self.jobs.seq.tolist())}
-
-    @property
-    def seq_bound(self) -> int:
-        """Above every seq."""
-        return int(self.jobs.seq.max(initial=-1)) + 1
 
     @property
     def _handover(self) -> Handover:

@@ -1337,6 +1337,7 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
                 return PAUSE
             c.decide_s = np.inf
             c.decisions += 1
+            c.decided_s = time_s
             c.changed = 0
             if not c.heaps:
                 return DECIDE
@@ -1638,12 +1639,12 @@ def close_job(clock, row):
     let_go(S, row)
 
 
-@njit(types.void(STATE, types.int64), cache=True)
-def refresh_all(clock, n):
-    """Bring what keys and views read of the rows S.walk[:n] up to now."""
+@njit(types.void(STATE, types.int64, types.float64), cache=True)
+def refresh_all(clock, n, at_s):
+    """Bring what keys, views and records read of the rows S.walk[:n] up to `at_s`."""
     S = clock[0]
     for i in range(n):
-        refresh(S.jobs, S.walk[i], S.now_s)
+        refresh(S.jobs, S.walk[i], at_s)
 
 
 @njit(types.void(STATE, types.float64), cache=True)
@@ -1683,6 +1684,7 @@ def give_up(clock, row, again):
     S = clock[0]
     give_all(S, S.jobs[row].allocation)
     let_go(S, row)
+    compact_running(S)  # it may start again before a walk would drop it: nobody is listed twice
     S.active_milli -= S.jobs[row].milli
     S.jobs[row].phase = FUTURE
     if again:
@@ -1705,6 +1707,7 @@ def take_back(clock, row):
     S = clock[0]
     give_all(S, S.jobs[row].allocation)
     requeue(S, row)
+    compact_running(S)
     S.jobs[row].phase = FUTURE
     S.n_waiting -= 1
     S.active_milli -= S.jobs[row].milli

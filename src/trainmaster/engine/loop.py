@@ -105,16 +105,16 @@ class Simulation(Engine):
     def _allocations(self) -> Allocations:
         S, n, parts = self.state, int(self.clock["n_allocations"]), int(self.clock["n_parts"])
         kept = ~np.isnan(S.alloc_start_s[:n])  # the others were promises that were taken back
-        sizes = np.diff(S.alloc_offset[: n + 1])
-        of = np.repeat(np.arange(n), sizes)
-        parts_of, node, milli = of[kept[of]], S.part_node[:parts][kept[of]], S.part_milli[:parts][kept[of]].astype(np.int64)
-        first = np.ones(len(node), bool)  # shared GPUs are logged one by one: those of a node count together
-        first[1:] = (node[1:] != node[:-1]) | (parts_of[1:] != parts_of[:-1])
-        sizes = np.bincount(parts_of[first], minlength=n)[kept]
+        of = np.repeat(np.arange(n), np.diff(S.alloc_offset[: n + 1]))
+        of, node, milli = of[kept[of]], S.part_node[:parts][kept[of]], S.part_milli[:parts][kept[of]].astype(np.int64)
+        # shared GPUs and lines are logged one by one: those of a node count together, where it comes first
+        _, first, same = np.unique(of * len(S.nodes) + node, return_index=True, return_inverse=True)
+        total = np.bincount(same, milli, len(first)).astype(np.int64)
+        first, total = np.sort(first), total[np.argsort(first)]
+        sizes = np.bincount(of[first], minlength=n)[kept]
         return Allocations(
             job=S.alloc_job[:n][kept], start_s=S.alloc_start_s[:n][kept], end_s=S.alloc_end_s[:n][kept],
-            offset=np.concatenate([[0], np.cumsum(sizes)]), node=node[first],
-            gpu_milli=np.add.reduceat(milli, np.flatnonzero(first)) if len(milli) else milli,
+            offset=np.concatenate([[0], np.cumsum(sizes)]), node=node[first], gpu_milli=total,
         )  # fmt: skip
 
     def _params(self) -> Mapping[str, Any]:

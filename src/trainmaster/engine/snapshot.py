@@ -20,7 +20,7 @@ from trainmaster.engine import kernels
 from trainmaster.engine.core import Engine
 from trainmaster.engine.handover import Drain, Parts
 from trainmaster.engine.state import RESERVED, WAITING
-from trainmaster.policies.base import Memory, Policy
+from trainmaster.policies.base import Memory
 
 # What a job's record carries over; the rest follows from the job table, the cluster and the policy.
 CARRIED = (
@@ -28,6 +28,8 @@ CARRIED = (
     "work_left", "served_s", "attained_gpu_s", "mark_left", "held_s", "overhead_gpu_s", "lost_gpu_s", "served_mark_s", "start_s",
     "preemptions", "migrations", "resizes", "failures", "share_milli", "config", "as_asked",
 )  # fmt: skip
+
+BOUND = "jobs"  # where a policy that makes its arrays later keeps how long they are to be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class Snapshot:
     claims: tuple[int, ...] = ()  # of these, those that others still drain for, in order of promise
     drains: Mapping[int, Drain] = field(default_factory=dict)
     memory: Memory = field(default_factory=dict)
+    seq_bound: int = 0  # length of the memory's arrays by seq
 
 
 def take(engine: Engine) -> Snapshot:
@@ -50,7 +53,7 @@ def take(engine: Engine) -> Snapshot:
     drains = {} if handover is None else handover.drains
     rows = np.flatnonzero((jobs["phase"] == WAITING) | (jobs["running"] == 1) | np.isin(np.arange(len(jobs)), list(drains)))
     order = S.running_list[: clock["n_running"]]
-    order = order[jobs["running"][order] == 1]
+    order = np.array(list(dict.fromkeys(order[jobs["running"][order] == 1].tolist())), np.int64)
     seq = jobs["seq"]
     return Snapshot(
         now_s=float(clock["now_s"]),
@@ -62,6 +65,7 @@ def take(engine: Engine) -> Snapshot:
         claims=() if handover is None else tuple(int(seq[row]) for row in handover.claims),
         drains={int(seq[row]): drain for row, drain in drains.items()},
         memory={name: value.copy() if isinstance(value, np.ndarray) else value for name, value in engine.memory.items()},
+        seq_bound=engine.seq_bound,
     )
 
 
@@ -98,18 +102,15 @@ def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
         }
         engine.handover.resume(claims, [known[seq] for seq in held if known[seq] not in claims], drains)
     if memory:
-        engine.memory = grown(snapshot.memory, engine.policy, engine.seq_bound)
+        engine.memory = grown(snapshot.memory, snapshot.seq_bound, engine.seq_bound)
 
 
-def grown(memory: Memory, policy: Policy[Any], jobs: int) -> Memory:
-    """A policy's memory with room for `jobs` seqs: arrays by seq are made longer, with what a fresh memory has there."""
-    fresh = policy.start_memory(jobs)
-    longer = dict(memory)
-    for name, value in fresh.items():
-        old = memory.get(name)
-        if isinstance(value, np.ndarray) and isinstance(old, np.ndarray) and value.shape[1:] == old.shape[1:] and len(value) > len(old):
-            longer[name] = value.copy()
-            longer[name][: len(old)] = old
-        elif old is None:
-            longer[name] = value
-    return longer
+def grown(memory: Memory, bound: int, longer: int) -> Memory:
+    """Memory with room for seqs below `longer` instead of `bound`: arrays by seq go on with their last row, which no job has had."""
+    more: Memory = {}
+    for name, value in memory.items():
+        if isinstance(value, np.ndarray) and value.ndim and len(value) == bound < longer:
+            more[name] = np.concatenate([value, np.repeat(value[-1:], longer - bound, axis=0)])
+        else:
+            more[name] = longer if name == BOUND and value == bound else value
+    return more

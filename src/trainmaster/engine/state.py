@@ -171,6 +171,7 @@ CLOCK = np.dtype(
     [
         ("now_s", "f8"),
         ("until_s", "f8"),  # next thing that happens outside: a failure, a node change
+        ("decided_s", "f8"),  # the last decision
         ("decide_s", "f8"),  # next decision, inf = nothing to decide
         ("round_s", "f8"),
         ("wake_grid_s", "f8"),

@@ -16,8 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from trainmaster.errors import BackendError, Conflict, InputError, NotFound
 from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observation, Seen
 from trainmaster.live.control import JobFilter
 from trainmaster.live.estimates import Estimates
+from trainmaster.live.fair_share import FairShare
 from trainmaster.live.jobs import LiveJob, slim
 from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.nodes import as_down, cluster_of
@@ -34,7 +36,7 @@ from trainmaster.live.offers import obstacle
 from trainmaster.live.packing import pack, unpack
 from trainmaster.live.recovery import shares_of, snapshot_of
 from trainmaster.live.rules import Rules
-from trainmaster.live.scheduling import Acts, Made, Scheduling
+from trainmaster.live.scheduling import Acts, Made, Scheduling, bound_for
 from trainmaster.live.spec import JobSpec
 from trainmaster.live.states import State
 from trainmaster.live.store import AttemptRow, CommitUnknown, LeaseLost, Store, StoreUnavailable, decision_record
@@ -56,6 +58,7 @@ GONE = frozenset({Seen.ENDED, Seen.LOST, Seen.REFUSED})
 ASKED = frozenset({"preempt", "requeue", "suspend", "cancel", "limit", "hang"})
 
 Command = Callable[["Controller", Changes], Any]
+T = TypeVar("T")
 
 
 class Controller:
@@ -77,6 +80,7 @@ class Controller:
         self.needed: dict[int, State] = {}  # jobs that others depend on
         self.array_in: Counter[int] = Counter()  # elements of each array among the offered
         self.estimates = Estimates()
+        self.fair_share = FairShare(self.rules.fair_share_half_life_s)
         self.nodes: list[NodeSeen] = []
         self.drained: dict[str, str] = {}
         self.cluster = Cluster.of([])
@@ -177,6 +181,7 @@ class Controller:
         past = JobFilter(states=(State.SUCCEEDED,), all=True, since_s=now_s - REMEMBER_S, limit=MOST_REMEMBERED)
         for ended in self.store.jobs(past):
             self.estimates.learn(ended.user, ended.name, ended.queue, ended.run_s)
+        self.fair_share.take_up(self.store.meta("fair_share"))
         self._look_at_nodes()
         changes = Changes(now_s)
         self._offer(changes)
@@ -185,11 +190,11 @@ class Controller:
         self.decisions = last.id if last is not None else 0
         policy = self.scheduling.policy
         ours = kept is not None and kept.policy == policy.name and kept.version == policy.memory_version
-        bound = max(self.offered, default=0) + 1
-        memory: Memory = unpack(kept.body, policy, bound) if ours and kept is not None else policy.start_memory(bound)
+        bound = bound_for(table)
+        memory: Memory = unpack(kept.body, bound) if ours and kept is not None else policy.start_memory(bound)
         if kept is not None and not ours:
             changes.event("policy", reason=f"{policy.name} begins with a fresh memory: the stored one is of {kept.policy} {kept.version}")
-        snapshot = snapshot_of(jobs, self.node_row, now_s, self.decisions, memory)
+        snapshot = snapshot_of(jobs, self.node_row, now_s, self.decisions, memory, bound)
         self.scheduling.begin(snapshot, table, jobs, self.cluster)
         self.stale = False
         changes.event("controller", reason="started")
@@ -235,7 +240,7 @@ class Controller:
                 continue
             try:
                 result = command(self, changes)
-            except (NotFound, Conflict, InputError, BackendError) as refusal:
+            except (NotFound, Conflict, InputError, BackendError, StoreUnavailable) as refusal:
                 answer.set_exception(refusal)
             else:
                 if isinstance(result, Submission):
@@ -271,7 +276,7 @@ class Controller:
         for job, attempt in starts:
             self.tell_start(job, attempt)
         for id, number in self.forgotten:
-            self.backend.forget(id, number)
+            self._tell(partial(self.backend.forget, id, number))  # one that is not is seen again, and forgotten then
         self.forgotten.clear()
 
     def _take_acts(self, changes: Changes) -> tuple[list[tuple[LiveJob, AttemptRow]], list[tuple[LiveJob, AttemptRow]]]:
@@ -356,9 +361,9 @@ class Controller:
     def _superseded(self, seen: Observation) -> None:
         """An attempt that is not a job's present one: its end is known already, or it must end now."""
         if seen.seen in GONE:
-            self.backend.forget(seen.job, seen.attempt)
+            self._tell(lambda: self.backend.forget(seen.job, seen.attempt))
         else:
-            self.backend.stop(seen.job, seen.attempt, grace_s=0.0, reason="superseded")
+            self._tell(lambda: self.backend.stop(seen.job, seen.attempt, grace_s=0.0, reason="superseded"))
 
     def _there(self, changes: Changes, job: LiveJob, attempt: AttemptRow, seen: Observation) -> None:
         engine = self.scheduling.engine
@@ -386,7 +391,7 @@ class Controller:
         outcome = outcome_of(job, seen)
         if job.id in self.acts.stops:  # it went before it was told to
             self.acts.stops.remove(job.id)
-        end_s = min(max(seen.ended_s or changes.now_s, attempt.claimed_s), changes.now_s)
+        end_s = max(min(seen.ended_s or changes.now_s, changes.now_s), attempt.claimed_s)
         held_s, gpus = end_s - attempt.claimed_s, sum(share.gpus for share in attempt.shares)
         step, saved = (seen.step, seen.saved_step) if seen.step is not None else (job.row.step, job.row.saved_step)
         again = outcome.state in (State.PENDING, State.RECOVERING, State.SUSPENDED)
@@ -398,6 +403,9 @@ class Controller:
             lost_steps=job.row.lost_steps + lost_steps, preemptions=job.row.preemptions + outcome.preempted,
             failures=job.row.failures + outcome.failure, tries=job.row.tries + outcome.retried, engine={},
         )  # fmt: skip
+        if self.fair_share.half_life_s > 0:
+            self.fair_share.charge(job.row.user, held_s * gpus, changes.now_s)
+            changes.meta["fair_share"] = self.fair_share.as_json()
         if outcome.state.ended:
             engine.ended(job.id)
             self.over(changes, job, outcome.state, outcome.reason, exit_code=seen.exit_code, finish_s=end_s)
@@ -488,15 +496,17 @@ class Controller:
                 engine.take_back(job.id)
             elif signal is not None and not job.warned:
                 job.warned = True
-                self.backend.signal(job.id, attempt.attempt, signal.number, batch_only=signal.batch_only)
+                self._tell(partial(self.backend.signal, job.id, attempt.attempt, signal.number, batch_only=signal.batch_only))
                 changes.event("signal", job, reason=f"signal {signal.number}, {signal.before_s:g} s before its limit")
             else:
                 attempt.reason = "limit"
                 engine.take_back(job.id)
         for id in [id for id, until_s in self.avoiding.items() if until_s <= changes.now_s]:
             del self.avoiding[id]
-            if id in self.jobs:
+            if id in self.jobs and self.jobs[id].avoid is not None:
                 self.jobs[id].avoid, self.stale = None, True
+        if self.fair_share.half_life_s > 0 and changes.now_s - self.table_s > TABLE_S:
+            self.stale = True  # what was used is worth less by now
         self.recheck |= any(time_s <= changes.now_s for time_s in self.timed.values())
 
     # ---------------------------------------------------------------------------------------------------------- who is offered
@@ -515,7 +525,8 @@ class Controller:
             number = int(text.partition(":")[2])
             if number not in self.needed:
                 try:
-                    self.needed[number] = self.jobs[number].row.state if number in self.jobs else self.store.job(number).state
+                    there = self.jobs.get(number)
+                    self.needed[number] = there.row.state if there is not None else self._read(partial(self.store.job, number)).state
                 except NotFound:
                     continue
 
@@ -593,15 +604,18 @@ class Controller:
         self._set_nodes(self.nodes)
 
     def change_policy(self, changes: Changes, policy: Policy[Any], rules: EngineRules, settings: list[str], actor: str) -> None:
-        """From the next decision on."""
+        """From the next decision on. ParamError = it cannot decide here, and the present one goes on."""
+        self.scheduling.try_out(policy, rules, self.cluster)
         self.scheduling.change_policy(policy, rules)
         self.policy_since_s, self.stale = changes.now_s, True
         changes.event("policy", reason=f"{policy.name} decides from now on", actor=actor, settings=settings)
         changes.meta["policy"] = {"name": policy.name, "settings": settings}
 
     def take_up(self, rules: Rules, queues: Mapping[str, QueueSpec], node_queues: Mapping[str, tuple[str, ...]]) -> None:
-        """A configuration file that was read again."""
+        """A configuration file that was read again. ParamError = the policy cannot decide with it, and nothing has changed."""
+        self.scheduling.try_out(self.scheduling.policy, self.scheduling.rules, cluster_of(self.nodes, self.drained, queues, node_queues))
         self.rules, self.queues, self.node_queues, self.table = rules, dict(queues), dict(node_queues), None
+        self.fair_share.half_life_s = rules.fair_share_half_life_s
         self.scheduling.setup = replace(self.setup, min_run_s=rules.min_run_s, most_preemptions=rules.most_preemptions)
         self.setup = self.scheduling.setup
         self._set_nodes(self.nodes)
@@ -609,6 +623,16 @@ class Controller:
     def _table(self) -> JobTable:
         """The offered jobs; made anew only where something has changed, and for all of them now and then: estimates move."""
         now_s = self.last_now_s
+        holding: dict[str, float] = {}
+        for job in self.holding.values():
+            if job.attempt is not None:
+                gpus = sum(share.gpus for share in job.attempt.shares)
+                holding[job.row.user] = holding.get(job.row.user, 0.0) + gpus * (now_s - job.attempt.claimed_s)
+        overuse = self.fair_share.overuse({job.row.user for job in self.offered.values()}, holding, now_s)
+        for job in self.offered.values():
+            if job.overuse != (level := overuse.get(job.row.user, 0.0)):
+                job.overuse = level
+                self.changed.add(job.id)
         if self.table is None or now_s - self.table_s > TABLE_S:
             self.table, self.table_s = table_of(list(self.offered.values()), self.rules, self.estimates), now_s
         else:
@@ -670,6 +694,13 @@ class Controller:
             except CommitUnknown as broken:
                 if self._was_committed(broken):
                     return
+            except StoreUnavailable as away:
+                self._wait_for_store(away)
+
+    def _read(self, read: Callable[[], T]) -> T:
+        while True:
+            try:
+                return read()
             except StoreUnavailable as away:
                 self._wait_for_store(away)
 

@@ -25,7 +25,7 @@ from trainmaster.engine.loop import Simulation
 from trainmaster.engine.result import RunResult
 from trainmaster.engine.snapshot import Snapshot, resume, take
 from trainmaster.engine.state import RESERVED, RUNNING, STARTING
-from trainmaster.errors import InputError, TrainmasterError
+from trainmaster.errors import Conflict, InputError, TrainmasterError
 from trainmaster.live.control import Scenario
 from trainmaster.live.estimates import Estimates
 from trainmaster.live.jobs import LiveJob
@@ -120,7 +120,7 @@ class Forecaster:
         """Runs as `simulate --json` has them, side by side; the first is the cluster as it is."""
         fork = self.fork()
         if not fork.jobs:
-            raise InputError("nothing waits or runs: there is nothing to compare")
+            raise Conflict("nothing waits or runs: there is nothing to compare")
         results = [run(fork, needs(fork, False), label="as it is")]
         for scenario in scenarios:
             changed = self._changed(fork, scenario)

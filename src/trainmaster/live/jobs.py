@@ -42,6 +42,11 @@ class LiveJob:
         return self.row.state in WAITING
 
     @property
+    def runs(self) -> bool:
+        """It holds GPUs and has not been asked to give them back."""
+        return self.attempt is not None and self.attempt.asked_s is None and not self.attempt.reason
+
+    @property
     def stop_reason(self) -> str | None:
         """Why its attempt was asked to stop: preempt, suspend, cancel, limit, requeue, hang; None = it was not."""
         return self.attempt.reason or None if self.attempt is not None else None
@@ -49,7 +54,7 @@ class LiveJob:
     @property
     def wants_to_run(self) -> bool:
         """It waits, or will wait again once it is gone from where it was."""
-        return self.waits or self.stop_reason in ("preempt", "requeue")
+        return not (self.row.held or self.row.suspended) and (self.waits or self.stop_reason in ("preempt", "requeue"))
 
     def run_s(self, now_s: float) -> float:
         """Seconds holding its GPUs, all attempts."""

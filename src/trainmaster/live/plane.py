@@ -162,8 +162,8 @@ class Plane:
         gpus = sum(seen.node.gpus for seen in c.nodes if seen.up)
         used = sum(share.gpus for job in list(c.holding.values()) if job.attempt for share in job.attempt.shares)
         return {
-            "version": trainmaster.__version__, "since_s": c.since_s, "policy": c.scheduling.policy.name, "backend": c.backend.name,
-            "backend_report": c.backend.report(), "gpus": gpus, "used_gpus": used, "store": c.store.where,
+            "version": trainmaster.__version__, "since_s": c.since_s, "policy": c.scheduling.policy.name,
+            "backend": {"name": c.backend.name, **c.backend.report()}, "gpus": gpus, "gpus_used": used, "store": c.store.where,
             "jobs": {state.value: count for state, count in sorted(c.store.counts().items())}, "alerts": list(c.alerts.values()),
         }  # fmt: skip
 

@@ -15,7 +15,8 @@ from trainmaster.policies.base import Memory
 from trainmaster.workload.jobs import GPU_MILLI
 
 
-def snapshot_of(jobs: Sequence[LiveJob], node_row: Mapping[str, int], now_s: float, decisions: int, memory: Memory) -> Snapshot:
+def snapshot_of(jobs: Sequence[LiveJob], node_row: Mapping[str, int], now_s: float, decisions: int, memory: Memory,
+                seq_bound: int) -> Snapshot:  # fmt: skip
     """`jobs`: those that are offered or have a live attempt. Promises that were not handed over are made again by the next decision."""
     state = np.zeros(len(jobs), JOB)
     state["start_s"], state["work_left"] = np.nan, np.inf
@@ -32,22 +33,24 @@ def snapshot_of(jobs: Sequence[LiveJob], node_row: Mapping[str, int], now_s: flo
         record["phase"] = WAITING if job.wants_to_run else FUTURE
         if attempt is None:
             continue
+        claimed_s = min(attempt.claimed_s, now_s)  # the clock may have been set back since
         held = parts_of(attempt.shares, row.engine.get("slots", []), node_row)
         if attempt.asked_s is not None:
-            drains[row.id] = Drain(held, attempt.asked_s)
-            spent_s = attempt.asked_s - attempt.claimed_s
+            asked_s = min(attempt.asked_s, now_s)
+            drains[row.id] = Drain(held, asked_s)
+            spent_s = asked_s - claimed_s
             record["settled_gpu_s"] += spent_s * float(held.milli.sum()) / GPU_MILLI
             record["served_s"], record["held_s"] = row.run_s + spent_s, row.run_s + spent_s
             continue
         parts[row.id] = held
-        running.append((attempt.claimed_s, row.id))
-        record["running"], record["held_milli"], record["held_since_s"] = 1, int(held.milli.sum()), attempt.claimed_s
+        running.append((claimed_s, row.id))
+        record["running"], record["held_milli"], record["held_since_s"] = 1, int(held.milli.sum()), claimed_s
         record["phase"] = STARTING if attempt.start_s is None else RUNNING
-        record["since_s"] = attempt.claimed_s if attempt.start_s is None else attempt.start_s
-        record["ready_s"] = np.inf if attempt.start_s is None else attempt.start_s
+        record["since_s"] = claimed_s if attempt.start_s is None else min(attempt.start_s, now_s)
+        record["ready_s"] = np.inf if attempt.start_s is None else min(attempt.start_s, now_s)
     return Snapshot(
         now_s=now_s, decisions=decisions, decide_s=np.inf, state=state, parts=parts, running=tuple(id for _, id in sorted(running)),
-        drains=drains, memory=memory,
+        drains=drains, memory=memory, seq_bound=seq_bound,
     )  # fmt: skip
 
 

@@ -24,9 +24,15 @@ from trainmaster.engine.core import Engine, Setup
 from trainmaster.engine.handover import Executor, Parts
 from trainmaster.engine.result import UNSCHEDULABLE
 from trainmaster.engine.snapshot import Snapshot, resume, take
+from trainmaster.engine.state import FUTURE
 from trainmaster.live.jobs import LiveJob
 from trainmaster.policies.base import DecisionRecord, EngineRules, Memory, Policy
 from trainmaster.workload.jobs import JobTable
+
+# What a job that is offered again has not lost meanwhile.
+PAST = (
+    "settled_gpu_s", "served_s", "held_s", "overhead_gpu_s", "lost_gpu_s", "start_s", "preemptions", "migrations", "resizes", "failures",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +43,11 @@ class Made:
     order: NDArray[np.int64]  # waiting jobs by id, next first
     took_ms: float
     memory: Memory
+
+
+def bound_for(table: JobTable) -> int:
+    """Room for seqs to come, so that memory by seq is seldom made longer."""
+    return 1 << max(int(table.seq.max(initial=0)) + 1, 1_023).bit_length()
 
 
 @dataclass(slots=True)
@@ -57,11 +68,12 @@ class Scheduling:
     def __init__(self, policy: Policy[Any], rules: EngineRules | None, setup: Setup, executor: Executor) -> None:
         self.policy, self.rules, self.setup, self.executor = policy, rules, setup, executor
         self.engine: Engine | None = None
+        self.past: dict[int, np.void] = {}  # records of jobs that are not offered now, but were
         self.memory_is_ours = True  # the snapshot's memory is that of the policy
 
     def begin(self, snapshot: Snapshot, table: JobTable, jobs: Sequence[LiveJob], cluster: Cluster) -> dict[int, str]:
         """An engine for these jobs and nodes that goes on from the snapshot; why some can never run there."""
-        engine = Engine(table, cluster, self.policy, self.setup, rules=self.rules)
+        engine = Engine(table, cluster, self.policy, self.setup, rules=self.rules, seq_bound=max(bound_for(table), snapshot.seq_bound))
         engine.hand_to(self.executor)
         engine.clock["open"] = 1
         resume(engine, snapshot, memory=self.memory_is_ours)
@@ -73,6 +85,10 @@ class Scheduling:
                 engine.state.jobs[engine.row(job.id)]["avoid"] = rows[job.avoid]
             if job.row.attempts and job.id not in known:
                 record = engine.state.jobs[engine.row(job.id)]
+                if (before := self.past.pop(job.id, None)) is not None:
+                    for name in PAST:
+                        record[name] = before[name]
+                    continue
                 record["settled_gpu_s"], record["served_s"], record["held_s"] = job.row.gpu_s, job.row.run_s, job.row.run_s
                 record["preemptions"], record["failures"] = job.row.preemptions, job.row.failures
                 record["start_s"] = np.nan if job.row.start_s is None else job.row.start_s
@@ -83,7 +99,15 @@ class Scheduling:
     def renew(self, table: JobTable, jobs: Sequence[LiveJob], cluster: Cluster) -> dict[int, str]:
         """Other jobs, nodes or another policy from now on."""
         assert self.engine is not None
+        jobs_then = self.engine.state.jobs
+        for row in np.flatnonzero((jobs_then["phase"] == FUTURE) & ~np.isnan(jobs_then["start_s"])):
+            self.past[int(jobs_then["seq"][row])] = jobs_then[row].copy()
         return self.begin(take(self.engine), table, jobs, cluster)
+
+    def try_out(self, policy: Policy[Any], rules: EngineRules | None, cluster: Cluster) -> None:
+        """ParamError = this policy cannot decide about these jobs and this cluster."""
+        assert self.engine is not None
+        Engine(self.engine.jobs, cluster, policy, self.setup, rules=rules)
 
     def change_policy(self, policy: Policy[Any], rules: EngineRules | None) -> None:
         """From the next `renew` on; it begins with a memory of its own."""

@@ -5,7 +5,7 @@ Raises NotFound, Conflict or InputError, one line; nothing is changed then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from trainmaster.errors import Conflict, InputError, NotFound
@@ -85,9 +85,7 @@ def cancel(controller: Controller, changes: Changes, ids: Sequence[int], actor: 
 
 def suspend(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
     """Its checkpoint is asked for, its GPUs are given back; it stays stopped until resumed."""
-    for job in existing(controller, ids):
-        if job.row.state is State.COMPLETING:
-            raise Conflict(f"job {job.id} is ending")
+    for job in allowed(existing(controller, ids), refuse_ending):
         changes.job(job, suspended=True)
         changes.event("suspend", job, actor=actor)
         if job.attempt is None:
@@ -99,13 +97,14 @@ def suspend(controller: Controller, changes: Changes, ids: Sequence[int], actor:
 
 
 def resume(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
-    for job in existing(controller, ids):
-        if not job.row.suspended:
-            raise Conflict(f"job {job.id} is not suspended")
+    """It waits again: at once, or when its attempt has gone."""
+    for job in allowed(existing(controller, ids), lambda job: None if job.row.suspended else "is not suspended"):
         changes.job(job, suspended=False)
         changes.event("resume", job, actor=actor)
         if job.row.state is State.SUSPENDED:
             changes.state(job, State.PENDING, "resumed", actor)
+        elif job.attempt is not None and job.attempt.reason == "suspend":
+            changes.attempt(job.attempt, reason="requeue")
         controller.recheck = True
 
 
@@ -114,14 +113,12 @@ def hold(controller: Controller, changes: Changes, ids: Sequence[int], actor: st
     for job in existing(controller, ids):
         changes.job(job, held=True, **({"reason": "held"} if job.attempt is None else {}))
         changes.event("hold", job, actor=actor)
-        if job.attempt is None:
+        if not job.runs:
             controller.withdraw(job)
 
 
 def release(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
-    for job in existing(controller, ids):
-        if not job.row.held:
-            raise Conflict(f"job {job.id} is not held")
+    for job in allowed(existing(controller, ids), lambda job: None if job.row.held else "is not held"):
         changes.job(job, held=False, reason="")
         changes.event("release", job, actor=actor)
         job.start_failures, job.retry_at_s = 0, 0.0
@@ -130,11 +127,13 @@ def release(controller: Controller, changes: Changes, ids: Sequence[int], actor:
 
 def requeue(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
     """Stop it, by the protocol, and let it wait again."""
-    for job in existing(controller, ids):
+
+    def refused(job: LiveJob) -> str | None:
         if job.attempt is None:
-            raise Conflict(f"job {job.id} does not run")
-        if job.row.state is State.COMPLETING:
-            raise Conflict(f"job {job.id} is ending")
+            return "does not run"
+        return "is suspended: resume it" if job.row.suspended else refuse_ending(job)
+
+    for job in allowed(existing(controller, ids), refused):
         changes.event("requeue", job, actor=actor)
         stop(controller, changes, job, "requeue")
 
@@ -173,7 +172,7 @@ def stop(controller: Controller, changes: Changes, job: LiveJob, reason: str) ->
     attempt, engine = job.attempt, controller.scheduling.engine
     assert attempt is not None and engine is not None
     if attempt.asked_s is None:
-        attempt.reason = reason
+        attempt.reason = attempt.reason if attempt.reason == "cancel" else reason
         engine.take_back(job.id)
     elif attempt.reason != reason and attempt.reason != "cancel":
         changes.attempt(attempt, reason=reason)
@@ -182,9 +181,21 @@ def stop(controller: Controller, changes: Changes, job: LiveJob, reason: str) ->
         controller.tell_stop(job, attempt)
 
 
+def refuse_ending(job: LiveJob) -> str | None:
+    return "is ending" if job.row.state is State.COMPLETING or job.stop_reason in ("cancel", "limit") else None
+
+
+def allowed(jobs: Sequence[LiveJob], refused: Callable[[LiveJob], str | None]) -> Sequence[LiveJob]:
+    """All of them, or none: a request that is refused for one job has changed no other."""
+    for job in jobs:
+        if (why := refused(job)) is not None:
+            raise Conflict(f"job {job.id} {why}")
+    return jobs
+
+
 def existing(controller: Controller, ids: Sequence[int], ended: str = "refused") -> list[LiveJob]:
     found = []
-    for id in ids:
+    for id in dict.fromkeys(ids):
         job = controller.jobs.get(id)
         if job is not None:
             found.append(job)

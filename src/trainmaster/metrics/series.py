@@ -72,18 +72,23 @@ def _waiting(result: RunResult, weight: Ints) -> Steps:
 
 def node_use(result: RunResult, edges_s: Floats, group: Ints | None = None) -> Floats:
     """(nodes, bins): the mean GPUs in use on each node, exactly; with `group`, on each group of nodes (its number by node)."""
-    held, bins = result.allocations, len(edges_s) - 1
+    held = result.allocations
     group = np.arange(len(result.cluster.nodes)) if group is None else group
-    rows = int(group.max(initial=-1)) + 1
     per_holding = np.diff(held.offset)
-    row, gpus = group[held.node], held.gpu_milli / GPU_MILLI
+    start_s, end_s = np.repeat(held.start_s, per_holding), np.repeat(held.end_s, per_holding)
+    return mean_by_group(group[held.node], start_s, end_s, held.gpu_milli / GPU_MILLI, edges_s, int(group.max(initial=-1)) + 1)
+
+
+def mean_by_group(row: Ints, start_s: Floats, end_s: Floats, amount: Floats, edges_s: Floats, rows: int) -> Floats:
+    """(rows, bins): the mean of the amounts that are there in each bin, each from its start to its end, exactly."""
+    bins = len(edges_s) - 1
     partial, later = np.zeros(rows * bins), np.zeros(rows * (bins + 1))
-    # GPUs taken at t count for the rest of t's bin and for every later bin in full; given back, they count against them.
-    for times_s, sign in ((held.start_s, 1.0), (held.end_s, -1.0)):
-        at_s = np.repeat(np.clip(times_s, edges_s[0], edges_s[-1]), per_holding)
+    # What comes at t counts for the rest of t's bin and for every later bin in full; what goes counts against them.
+    for times_s, sign in ((start_s, 1.0), (end_s, -1.0)):
+        at_s = np.clip(times_s, edges_s[0], edges_s[-1])
         column = np.clip(np.searchsorted(edges_s, at_s, side="right") - 1, 0, bins - 1)
-        partial += np.bincount(row * bins + column, sign * gpus * (edges_s[column + 1] - at_s), rows * bins)
-        later += np.bincount(row * (bins + 1) + column + 1, sign * gpus, rows * (bins + 1))
+        partial += np.bincount(row * bins + column, sign * amount * (edges_s[column + 1] - at_s), rows * bins)
+        later += np.bincount(row * (bins + 1) + column + 1, sign * amount, rows * (bins + 1))
     widths_s = np.diff(edges_s)
     held_before = np.cumsum(later.reshape(rows, bins + 1), axis=1)[:, :bins]
     return np.maximum(partial.reshape(rows, bins) / widths_s + held_before, 0.0)  # rounding may leave -1e-12

@@ -14,7 +14,8 @@ over those that started. A figure that no job has is None.
     deadlines_met          of the jobs with a deadline, the share that finished by it; one refused or unfinished did not
 
 With a window, "measured" jobs are those submitted in it: they are counted, and the span of makespan and utilization is
-theirs. Added to the contract, after its fields: oracle, unfinished, notes.
+theirs. Added to the contract, after its fields: oracle, unfinished, notes, jain_index and by_tenant (tenants.py; null and {} where the
+trace names fewer than two).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from trainmaster.engine.result import FINISHED, REJECTED, UNFINISHED, UNSCHEDULA
 from trainmaster.metrics.fairness import finish_time_fairness
 from trainmaster.metrics.seeds import across_seeds
 from trainmaster.metrics.series import capacity, gpus_in_use, measured_jobs, span_s
+from trainmaster.metrics.tenants import BINS, Tenants, jain_index
 from trainmaster.workload.jobs import GPU_MILLI, Floats, Ints
 
 SLOWDOWN_FLOOR_S = 10.0
@@ -115,6 +117,7 @@ def summarize(result: RunResult) -> Summary:
         "oracle": result.oracle,
         "unfinished": int(np.count_nonzero(state == UNFINISHED)),
         "notes": list(result.notes),
+        **_tenants(result, span),
     }
 
 
@@ -207,6 +210,21 @@ def _groups(result: RunResult, times: JobTimes, measured: NDArray[np.bool_], gro
         }
         for number, members in zip(numbers, np.split(rows, starts)[1:], strict=True)
     }
+
+
+def _tenants(result: RunResult, span: tuple[float, float] | None) -> Summary:
+    """Most GPU time owed first."""
+    tenants = None if span is None else Tenants.of(result, np.linspace(*span, BINS + 1))
+    if tenants is None:
+        return {"jain_index": None, "by_tenant": {}}
+    owed_gpu_s, received_gpu_s = tenants.totals_gpu_s()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = received_gpu_s / owed_gpu_s
+    by_tenant = {
+        tenants.names[i]: {"owed_gpu_s": float(owed_gpu_s[i]), "received_gpu_s": float(received_gpu_s[i]), "ratio": float(ratio[i])}
+        for i in np.argsort(-owed_gpu_s, kind="stable") if owed_gpu_s[i] > 0
+    }  # fmt: skip
+    return {"jain_index": float(jain_index(ratio[owed_gpu_s > 0])), "by_tenant": by_tenant}
 
 
 def _mean(values: Floats) -> float | None:

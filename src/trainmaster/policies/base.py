@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -233,9 +233,31 @@ class View:
     seed: int
     policy_name: str
     true_remaining_s: Callable[[], Floats]
+    round_s: float  # decisions are so far apart at least; 0 = at events
+    profile: Any  # the performance model: what was measured before the jobs ran (`needs=("profile",)`)
+    done: Callable[[int], float]  # row -> work done so far
     holdings: Callable[[int], tuple[tuple[int, ...], tuple[float, ...]]]  # row -> (nodes, GPUs on each)
     beside: Callable[[int, int, str], float] | None  # (row, another, type) -> rate sharing its GPUs; None = it is not known
     observe: Callable[[], Observed]
+    rates_of: Callable[[NDArray[np.int64]], Floats]  # rows -> (rows, types)
+    types_held: Callable[[], NDArray[np.int64]]
+
+    @cached_property
+    def rates(self) -> Floats:
+        """(jobs, types) work units a second of the gang each asked for, alone, types as in `capacity_gpus`; 0 = cannot run there."""
+        return self.rates_of(self.jobs.row)
+
+    @cached_property
+    def held_type(self) -> NDArray[np.int64]:
+        """Index of the type that each job holds, in the order of `capacity_gpus`; -1 = it holds nothing."""
+        return self.types_held()
+
+    def only(self, jobs: NDArray[np.bool_]) -> View:
+        """The same instant with these jobs alone."""
+        seen, rows = self.jobs, np.flatnonzero(jobs)
+        estimates = None if seen.estimates is None else seen.estimates[rows]
+        few = ActiveJobs(seen.row[rows], seen.table, seen.state[rows], estimates, seen.pools[rows])
+        return replace(self, jobs=few, true_remaining_s=lambda: self.true_remaining_s()[rows], types_held=lambda: self.types_held()[rows])
 
     @cached_property
     def rng(self) -> np.random.Generator:
@@ -328,6 +350,7 @@ class EngineRules:
     due_grid_s: float = 0.0  # ends of work and of epochs fall on the nearest multiple
     span_nodes: bool = True  # false: a gang takes the fewest nodes that can hold it, or waits
     unplaced_keeps_count: bool = False  # a job that finds no nodes still uses up its count
+    own_rounds: bool = False  # decide at events; `--round` is handed to the policy, whose rounds they are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,6 +378,7 @@ class Policy(Generic[P]):
     memory_version: ClassVar[int] = 1
     preemptive: ClassVar[bool] = True  # a running job without a line is stopped
     round_s: ClassVar[float] = 0.0  # default of --round
+    own_estimates: ClassVar[tuple[str, ...]] = ()  # values of `estimate` that name no run times of the trace
 
     def __init__(self, params: P | None = None, **values: Any) -> None:
         self.params: P = self.params_type(**values) if params is None else params

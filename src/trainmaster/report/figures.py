@@ -20,6 +20,7 @@ from trainmaster.metrics.readable import DAY_S, HOUR_S, MINUTE_S, duration, numb
 from trainmaster.metrics.series import capacity, gpus_in_use, gpus_waiting, jobs_waiting, measured_jobs, node_use
 from trainmaster.metrics.steps import Steps
 from trainmaster.metrics.summary import JobTimes, Summary
+from trainmaster.metrics.tenants import Tenants
 from trainmaster.report.palette import Look
 from trainmaster.workload.jobs import Floats
 
@@ -62,7 +63,7 @@ class Figure:
 
 def figures(drawings: Sequence[Drawing]) -> list[Figure]:
     """Every plot that these runs have the data for, in the order of the page."""
-    drawn = (_completion, _queueing, _gpus, _queue_length, _gpus_wanted, _by_size, _by_queue, _recorded, _nodes)
+    drawn = (_completion, _queueing, _gpus, _queue_length, _gpus_wanted, _by_size, _by_queue, _fairness, _recorded, _nodes)
     return [figure for draw in drawn if (figure := draw(drawings)) is not None]
 
 
@@ -151,6 +152,23 @@ def _series(id: str, title: str, unit: str, drawings: Sequence[Drawing], steps_o
     note = note + _beyond(drawings, edges_s) if wide else "Bins, lines and bands as above."
     layout = {"xaxis": _axis(name), "yaxis": _axis(unit) | {"rangemode": "tozero"}, "hovermode": "x unified", "shapes": shapes}
     return Figure(id, title, note, {"": {"data": [*bands, *lines], "layout": layout}}, wide)
+
+
+def _fairness(drawings: Sequence[Drawing]) -> Figure | None:
+    edges_s = _edges_s(drawings, _each(SERIES_BINS // 4, drawings))
+    tenants = [Tenants.of(drawing.result, edges_s) for drawing in drawings]
+    if any(some is None for some in tenants):
+        return None
+    scale, name = _time_unit(drawings)
+    x = _short(_centres(edges_s) / scale, 5)
+    lines = [
+        _line(drawing, "linear") | {"x": x, "y": _short(some.jain_over_time()), "hovertemplate": "%{y:.3f}"}
+        for drawing, some in zip(drawings, tenants, strict=True) if some is not None
+    ]  # fmt: skip
+    note = "Jain's index of what tenants hold against what each is owed just then (an equal share, or by the weights of their queues, "
+    note += f"none more than it asks for): 1 = all fare alike. Averages over {len(edges_s) - 1} bins." + _beyond(drawings, edges_s)
+    layout = {"xaxis": _axis(name), "yaxis": _axis("Jain's index", (0, 1.02)), "hovermode": "x unified"}
+    return Figure("fairness", "Fairness between tenants", note, {"": {"data": lines, "layout": layout}}, wide=True)
 
 
 def _by_size(drawings: Sequence[Drawing]) -> Figure:

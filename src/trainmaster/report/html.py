@@ -33,7 +33,7 @@ EXAMPLES = 3  # of jobs that cannot run
 SECTIONS = (
     ("How long jobs take", ("jct", "queueing")),
     ("The cluster over time", ("gpus", "queue-length", "gpus-wanted")),
-    ("Who waits", ("by-size", "by-queue", "recorded")),
+    ("Who waits", ("by-size", "by-queue", "fairness", "recorded")),
     ("Where they ran", ("nodes",)),
 )
 

@@ -85,6 +85,7 @@ class Job:
     max_gpus: float | None = None
     model: str | None = None  # key of a performance profile
     batch_size: float | None = None
+    steps: float | None = None  # the same work in steps, where the trace gives both; a profile takes what it counts
     deadline_s: float | None = None
     limit_s: float | None = None
     priority: float = 0.0  # larger goes first
@@ -96,7 +97,7 @@ class Job:
 
 
 LABEL_COLUMNS = ("user", "account", "queue", "app", "model", "service_class")
-OPTIONAL_NUMBERS = ("min_gpus", "max_gpus", "batch_size", "deadline_s", "limit_s", "recorded_start_s", "recorded_end_s")
+OPTIONAL_NUMBERS = ("min_gpus", "max_gpus", "batch_size", "steps", "deadline_s", "limit_s", "recorded_start_s", "recorded_end_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,7 @@ class JobTable:
     work: Floats  # NaN: known only once performance profiles are bound
     work_in_steps: NDArray[np.bool_]
     batch_size: Floats
+    steps: Floats
     deadline_s: Floats
     limit_s: Floats
     priority: Floats

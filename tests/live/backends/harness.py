@@ -37,15 +37,21 @@ class Harness:
         self.backend = self.make()
         self.backend.open(self.changed.set)
 
-    def attempt(self, command: Sequence[str] | str, *, job: int | None = None, attempt: int = 1, gpus: Sequence[float] = (1,), **spec: Any) -> Attempt:
+    def attempt(
+        self, command: Sequence[str] | str, *, job: int | None = None, attempt: int = 1, gpus: Sequence[float] = (1,), **spec: Any
+    ) -> Attempt:
         """A string is a batch script. `gpus`: on each of the nodes, in their order."""
         what = {"script": command} if isinstance(command, str) else {"command": tuple(command)}
         env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(self.folder), "PYTHON": sys.executable}
         ours = {name: spec.pop(name) for name in ("name", "array_job", "array_index", "resumes", "queue") if name in spec}
-        whole = JobSpec(**{"env": env, "workdir": str(self.folder), "gpus": sum(gpus), **({"cpus": 1} if not sum(gpus) else {}), **what, **spec})
+        whole = JobSpec(
+            **{"env": env, "workdir": str(self.folder), "gpus": sum(gpus), **({"cpus": 1} if not sum(gpus) else {}), **what, **spec}
+        )
         nodes = [seen.name for seen in self.backend.inventory()]
         shares = tuple(NodeShare(node=node, gpus=count) for node, count in zip(nodes, gpus, strict=False))
-        return Attempt(job=next(self.ids) if job is None else job, attempt=attempt, user="ada", spec=whole, shares=shares, **{"name": "job", **ours})
+        return Attempt(
+            job=next(self.ids) if job is None else job, attempt=attempt, user="ada", spec=whole, shares=shares, **{"name": "job", **ours}
+        )
 
     def start(self, command: Sequence[str] | str, **about: Any) -> Attempt:
         attempt = self.attempt(command, **about)
@@ -79,6 +85,13 @@ class Harness:
             self.changed.clear()
         raise AssertionError(f"not within {PATIENCE_S:g} s; seen: {[one for one in self.backend.observe() if one.ended_s is None]}")
 
+    def wait_some(self, look: Callable[[], bool]) -> bool:
+        """For what may take longer than one wait."""
+        try:
+            return bool(self.wait(lambda: look() or None))
+        except AssertionError:
+            return False
+
     def running(self, attempt: Attempt) -> Observation:
         return self.until(attempt, lambda one: one.seen is Seen.RUNNING)
 
@@ -102,4 +115,3 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
-

@@ -151,8 +151,8 @@ def test_a_job_is_stopped_before_it_has_started(cluster: Harness) -> None:
 
 
 def test_nothing_is_left_of_a_job_not_even_a_daemon_of_its_own_session(cluster: Harness) -> None:
-    daemon = "(setsid sh -c 'trap \"\" TERM HUP; echo $$ > daemon; while :; do sleep 0.1; done' >/dev/null 2>&1 &) ; while ! test -s daemon; do sleep 0.01; done"
-    attempt = cluster.start(["sh", "-c", f"{daemon}; exit 0"])
+    daemon = "(setsid sh -c 'trap \"\" TERM HUP; echo $$ > daemon; while :; do sleep 0.1; done' >/dev/null 2>&1 &)"
+    attempt = cluster.start(["sh", "-c", f"{daemon}; while ! test -s daemon; do sleep 0.01; done; exit 0"])
     assert cluster.until(attempt).exit_code == 0
     assert not alive(int(cluster.file("daemon")))
 
@@ -255,7 +255,13 @@ def test_a_job_that_was_asked_and_simply_ends_has_not_acknowledged(cluster: Harn
 
 def test_the_control_folder_says_why_and_until_when(cluster: Harness) -> None:
     before_s = time.time()
-    attempt = cluster.start(["sh", "-c", "trap '' TERM; echo ready > ready; while ! test -s $TRAINMASTER_CONTROL/stop; do sleep 0.01; done; cat $TRAINMASTER_CONTROL/stop"])
+    attempt = cluster.start(
+        [
+            "sh",
+            "-c",
+            "trap '' TERM; echo ready > ready; cd $TRAINMASTER_CONTROL; while ! test -s stop; do sleep 0.01; done; cat stop",
+        ]
+    )
     cluster.file("ready")
     cluster.backend.stop(attempt.job, 1, grace_s=30, reason="suspend")
     cluster.until(attempt)
@@ -264,12 +270,31 @@ def test_the_control_folder_says_why_and_until_when(cluster: Harness) -> None:
     assert before_s + 30 < stop["deadline_s"] < time.time() + 30
 
 
-@pytest.mark.parametrize("words", ['{"step": -3, "rate": 1e999, "metrics": {"a": NaN, "b": 2}}', "[1, 2", '{"step": "9", "metrics": 7}', "[" * 20_000])
+@pytest.mark.parametrize(
+    "words", ['{"step": -3, "rate": 1e999, "metrics": {"a": NaN, "b": 2}}', "[1, 2", '{"step": "9", "metrics": 7}', "[" * 20_000]
+)
 def test_what_a_job_reports_is_not_taken_on_trust(cluster: Harness, words: str) -> None:
     (cluster.folder / "words").write_text(words)
     seen, _ = cluster.run(["sh", "-c", "cp words $TRAINMASTER_CONTROL/progress; mkfifo $TRAINMASTER_CONTROL/ack.0"])
     assert (seen.exit_code, seen.step, seen.rate) == (0, None, None)
     assert set(seen.metrics) <= {"b"}
+
+
+def test_many_short_jobs_at_once_all_come_to_their_own_end(cluster: Harness) -> None:
+    waiting = [cluster.attempt(["sh", "-c", f"exit {number % 3}"]) for number in range(120)]
+    codes, running = {}, 0
+    while len(codes) < 120:
+        while waiting and running < 4:
+            cluster.backend.start(waiting.pop())
+            running += 1
+        for one in cluster.backend.observe():
+            if one.ended_s is not None:
+                codes[one.job] = (one.seen, one.exit_code)
+                cluster.backend.forget(one.job, one.attempt)
+                running -= 1
+        cluster.changed.wait(0.05)
+        cluster.changed.clear()
+    assert codes == {number + 1: (Seen.ENDED, number % 3) for number in range(120)}
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------------------------
@@ -308,7 +333,16 @@ def test_a_job_asks_to_be_run_again(cluster: Harness) -> None:
 
 
 def test_the_environment_is_the_submitters_and_slurms_look_alikes(cluster: Harness) -> None:
-    spec = {"env": {"MINE": "yes", "SLURM_JOB_ID": "outer", "TRAINMASTER_STATE": "/secret", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NTASKS": "4", "PATH": "/bin:/usr/bin"}}
+    spec = {
+        "env": {
+            "MINE": "yes",
+            "SLURM_JOB_ID": "outer",
+            "TRAINMASTER_STATE": "/secret",
+            "SLURM_NTASKS_PER_NODE": "2",
+            "SLURM_NTASKS": "4",
+            "PATH": "/bin:/usr/bin",
+        }
+    }
     array = {"array_job": 900, "array_index": 3, "array": {"indices": (1, 3, 5)}}
     attempt = cluster.start(["env", "-0"], gpus=(2, 2), attempt=2, job=901, resumes=True, queue="research", name="a job", **spec, **array)
     assert cluster.until(attempt).exit_code == 0
@@ -317,7 +351,8 @@ def test_the_environment_is_the_submitters_and_slurms_look_alikes(cluster: Harne
     assert {name: env[name] for name in env if name.startswith("SLURM")} == {
         "SLURM_JOB_ID": "901", "SLURM_JOBID": "901", "SLURM_JOB_NAME": "a job", "SLURM_JOB_USER": "ada", "SLURM_JOB_PARTITION": "research",
         "SLURM_JOB_NUM_NODES": "2", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n1,n2", "SLURM_NODELIST": "n1,n2", "SLURMD_NODENAME": "n2",
-        "SLURM_NODEID": "1", "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4", "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NODEID": "1", "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4",
+        "SLURM_NTASKS_PER_NODE": "2",
         "SLURM_TASKS_PER_NODE": "2(x2)", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_GPUS": "0,1", "SLURM_CLUSTER_NAME": "trainmaster",
         "SLURM_SUBMIT_DIR": str(cluster.folder), "SLURM_RESTART_COUNT": "1", "SLURM_ARRAY_JOB_ID": "900", "SLURM_ARRAY_TASK_ID": "3",
         "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "5",
@@ -329,7 +364,9 @@ def test_the_environment_is_the_submitters_and_slurms_look_alikes(cluster: Harne
 
 
 def test_one_process_a_gpu_with_torchruns_variables(cluster: Harness) -> None:
-    show = "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $GROUP_RANK $MASTER_ADDR $CUDA_VISIBLE_DEVICES $SLURM_PROCID $SLURM_LOCALID"
+    show = (
+        "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $GROUP_RANK $MASTER_ADDR $CUDA_VISIBLE_DEVICES $SLURM_PROCID $SLURM_LOCALID"
+    )
     attempt = cluster.start(["sh", "-c", show], gpus=(1, 2), ranks="gpu")
     assert cluster.until(attempt).exit_code == 0
     shown = [cluster.log(attempt, rank).split() for rank in ("0", "1", "2")]
@@ -348,7 +385,9 @@ def test_a_script_is_run_by_its_first_line_with_its_arguments_in_the_working_dir
 
 
 def test_a_setup_runs_once_a_node_before_any_rank(cluster: Harness) -> None:
-    attempt = cluster.start(["sh", "-c", "cat on-*"], gpus=(2, 1), ranks="gpu", setup="sleep 0.1; echo $SLURMD_NODENAME >> on-$SLURMD_NODENAME")
+    attempt = cluster.start(
+        ["sh", "-c", "cat on-*"], gpus=(2, 1), ranks="gpu", setup="sleep 0.1; echo $SLURMD_NODENAME >> on-$SLURMD_NODENAME"
+    )
     assert cluster.until(attempt).exit_code == 0
     assert [cluster.log(attempt, rank) for rank in "012"] == ["n1\nn2\n"] * 3
 

@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import stat
+import sys
 import time
 from pathlib import Path
 
@@ -19,11 +20,15 @@ from trainmaster.live.node import folder as files
 
 from .harness import Harness, alive
 
-FORKING = "(setsid sh -c 'trap \"\" TERM HUP; echo $$ > daemon; while :; do sleep 0.1; done' >/dev/null 2>&1 &); echo ready > ready; sleep 60"
+FORKING = (
+    "(setsid sh -c 'trap \"\" TERM HUP; echo $$ > daemon; while :; do sleep 0.1; done' >/dev/null 2>&1 &); echo ready > ready; sleep 60"
+)
 
 
 def supervisor(cluster: Harness, attempt: Attempt) -> int:
-    who = cluster.wait(lambda: files.read_json(f"{files.attempt_folder(cluster.backend.state, attempt.job, attempt.attempt)}/{files.SUPERVISOR}"))
+    who = cluster.wait(
+        lambda: files.read_json(f"{files.attempt_folder(cluster.backend.state, attempt.job, attempt.attempt)}/{files.SUPERVISOR}")
+    )
     return int(who["pid"])
 
 
@@ -56,7 +61,11 @@ def all_cgroups() -> list[tuple[str, str]]:
     found = []
     mounts, own = cgroups._mounts(), cgroups._own()
     for kind, controller in (("v2", ""), ("freezer", "freezer"), ("pids", "pids")):
-        if controller in mounts and controller in own and cgroups._works(kind, parent := os.path.normpath(f"{mounts[controller]}/{own[controller]}")):
+        if (
+            controller in mounts
+            and controller in own
+            and cgroups._works(kind, parent := os.path.normpath(f"{mounts[controller]}/{own[controller]}"))
+        ):
             found.append((kind, parent))
     return found
 
@@ -115,6 +124,18 @@ def test_a_mute_fork_server_is_replaced_and_what_waits_for_it_is_seen_to_wait(cl
     assert not alive(mute)
 
 
+def test_a_fork_server_of_another_version_is_replaced_and_its_attempts_run_on(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = cluster.start(["sh", "-c", "while ! test -e go; do sleep 0.01; done; exit 4"])
+    cluster.running(running)
+    old = fork_server(cluster)
+    monkeypatch.setattr("trainmaster.live.backends.forks._version", lambda: "another")
+    cluster.crash()
+    assert cluster.run(["true"])[0].exit_code == 0
+    assert fork_server(cluster) != old and not alive(old)
+    (cluster.folder / "go").touch()
+    assert cluster.until(running).exit_code == 4
+
+
 def test_a_job_can_be_cancelled_while_the_fork_server_is_mute_and_never_starts(cluster: Harness) -> None:
     mute = fork_server(cluster)
     os.kill(mute, signal.SIGSTOP)
@@ -160,7 +181,10 @@ def test_everything_that_is_kept_is_for_its_owner_alone(cluster: Harness) -> Non
             assert stat.S_IMODE(os.lstat(path).st_mode) & 0o077 == 0, path
 
 
-@pytest.mark.parametrize("packet", [b"[1, 2]", b"{", b'{"job": "../..", "attempt": 1}', b'{"job": 1}', b"[" * 4000, b"x" * 100_000, b'{"job": 99999, "attempt": 1}'])
+@pytest.mark.parametrize(
+    "packet",
+    [b"[1, 2]", b"{", b'{"job": "../..", "attempt": 1}', b'{"job": 1}', b"[" * 4000, b"x" * 100_000, b'{"job": 99999, "attempt": 1}'],
+)
 def test_nonsense_told_to_the_fork_server_does_nothing(cluster: Harness, packet: bytes) -> None:
     serving = fork_server(cluster)
     folder = os.open(cluster.backend.state, os.O_RDONLY)
@@ -173,7 +197,9 @@ def test_nonsense_told_to_the_fork_server_does_nothing(cluster: Harness, packet:
     assert fork_server(cluster) == serving
 
 
-@pytest.mark.parametrize("line", ["{", '{"signal": "x"}', '{"signal": 1e99}', '{"stop": 4}', '{"stop": {}}', "[]", "7", '{"signal": 900}', "[" * 3000])
+@pytest.mark.parametrize(
+    "line", ["{", '{"signal": "x"}', '{"signal": 1e99}', '{"stop": 4}', '{"stop": {}}', "[]", "7", '{"signal": 900}', "[" * 3000]
+)
 def test_nonsense_told_to_a_supervisor_does_nothing(cluster: Harness, line: str) -> None:
     attempt = cluster.start(["sh", "-c", "while ! test -e go; do sleep 0.01; done; exit 4"])
     cluster.running(attempt)
@@ -189,6 +215,40 @@ def test_slots_default_to_the_cores_and_zero_has_no_accelerator(tmp_path: Path) 
         assert seen.node.gpus == seen.node.cpus == len(os.sched_getaffinity(0))
     (none,) = LocalBackend(tmp_path, slots=0).inventory()
     assert none.node.gpus == 0
+
+
+class FakeNvml:
+    """NVML as its documentation has it, for a machine with two GPUs, on the first of which someone computes."""
+
+    class NVMLError(Exception):
+        pass
+
+    names = ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB")
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.names)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return self.names[handle]
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[int]:
+        return [4711] if handle == 0 else []
+
+
+def test_gpus_are_found_by_nvml_and_those_that_others_use_are_given_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    cluster = Harness(lambda: LocalBackend(tmp_path / "state"), tmp_path)
+    (seen,) = cluster.backend.inventory()
+    assert (seen.node.gpus, seen.node.type, seen.others_gpus) == (2, "a100-80gb", 1.0)
+    attempts = [cluster.start(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES; sleep 0.2"]) for _ in range(2)]
+    assert [cluster.until(attempt).exit_code for attempt in attempts] == [0, 0]
+    assert [cluster.log(attempt) for attempt in attempts] == ["1\n", "0\n"]
+    cluster.backend.close()
 
 
 def test_how_an_attempt_ended_is_written_on_a_full_disk_too(tmp_path: Path) -> None:
@@ -305,7 +365,9 @@ def one_run_of_chance(cluster: Harness, seed: int, rounds: int) -> None:
     look()
     assert set(ends) == set(attempts)
     assert not (cluster.folder / "broken").exists()
-    assert not [pid for job, number in attempts for pid in linux.marked(f"TRAINMASTER_CONTROL={cluster.backend.state}/jobs/{job}/{number}/control")]
+    assert not [
+        pid for job, number in attempts for pid in linux.marked(f"TRAINMASTER_CONTROL={cluster.backend.state}/jobs/{job}/{number}/control")
+    ]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -84,7 +84,8 @@ def test_srun_writes_each_task_to_its_own_file(cluster: Harness) -> None:
 
 def test_a_signal_before_the_stop_reaches_sruns_tasks_and_not_srun(cluster: Harness) -> None:
     """What Lightning and submitit do: on their signal they save, ask to be requeued, and go on until they are stopped."""
-    script = "srun bash -c 'trap \"scontrol requeue $SLURM_JOB_ID; echo saved > saved\" USR1; echo ready > ready; while :; do sleep 0.02; done'\n"
+    save = "scontrol requeue $SLURM_JOB_ID; echo saved > saved"
+    script = f"srun bash -c 'trap \"{save}\" USR1; echo ready > ready; while :; do sleep 0.02; done'\n"
     attempt = cluster.start(script, signal={"number": 10, "before_s": 30})
     cluster.file("ready")
     cluster.backend.stop(attempt.job, 1, grace_s=60, reason="preempt")
@@ -121,9 +122,11 @@ def test_the_ordinary_head_of_a_multi_node_script_works(cluster: Harness) -> Non
 def test_a_submitit_function_runs_under_its_own_srun_line(cluster: Harness) -> None:
     """submitit's batch script, made by submitit, run here: the result comes back through its own files."""
     pickled = (
-        "import sys; from submitit.core import utils; from submitit.slurm import slurm; import pathlib; folder = pathlib.Path(sys.argv[1])\n"
+        "import sys; from submitit.core import utils; from submitit.slurm import slurm; import pathlib\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
         "utils.DelayedSubmission(divmod, 17, 5).dump(folder / f'{sys.argv[2]}_submitted.pkl')\n"
-        "(folder / 'script.sh').write_text(slurm._make_sbatch_string(f'{sys.executable} -u -m submitit.core._submit {folder}', str(folder), time=5))\n"
+        "command = f'{sys.executable} -u -m submitit.core._submit {folder}'\n"
+        "(folder / 'script.sh').write_text(slurm._make_sbatch_string(command, str(folder), time=5))\n"
     )
     attempt = cluster.attempt("true")
     subprocess.run([str(Path(python("srun")[0])), "-c", pickled, str(cluster.folder), str(attempt.job)], check=True)

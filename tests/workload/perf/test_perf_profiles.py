@@ -54,9 +54,8 @@ def test_one_application_alone_points_to_the_folder_above(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("nested", [".", "throughputs_A100"])
-def test_elasticflow_tables_are_not_supported_yet(tmp_path: Path, nested: str) -> None:
+def test_a_folder_of_sizes_is_scaling_curves(tmp_path: Path, nested: str) -> None:
     (tmp_path / nested).mkdir(exist_ok=True)
     (tmp_path / nested / "bert.csv").write_text("global_batch_size,1,2\n64,6.0,8.6\n")
 
-    with pytest.raises(InputError, match="ElasticFlow's throughput tables are not supported yet"):
-        load_profiles(tmp_path)
+    assert load_profiles(tmp_path).name == "scaling"

@@ -231,6 +231,7 @@ def test_elasticflow_deadlines_and_best_effort():
 
     assert (jobs.submit_s[3], jobs.gpus[3], jobs.work[3], jobs.deadline_s[3], jobs.model[3]) == (600, 1, 400, 1200, "vgg16")
     assert jobs.service_class[3] is None
+    assert jobs.steps[3] == 2000
     assert np.isnan(jobs.deadline_s[5]) and jobs.service_class[5] == "best-effort"
 
 

@@ -12,15 +12,15 @@ import subprocess
 import sys
 import threading
 import time
+from hashlib import blake2s
 from pathlib import Path
 
-import trainmaster
 from trainmaster.live.node.fork_server import PACKET, address
 
 HELLO_S = 5.0  # to answer in, from its start, or from the connection to one that was there
 RETRY_S = 0.01
 IDLE_S = 0.5
-ROOT = Path(trainmaster.__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 MAIN = "import sys; sys.path.insert(0, sys.argv[1]); from trainmaster.live.node.fork_server import serve; serve(sys.argv[2], sys.argv[3])"
 
 
@@ -30,7 +30,7 @@ class ForkServer:
     def __init__(self, state: str) -> None:
         self.state = state
         self.pid: int | None = None  # of the one that has said hello
-        self.version = f"{trainmaster.__version__} {ROOT}"
+        self.version = _version()
         self._folder = os.open(state, os.O_RDONLY | os.O_DIRECTORY)
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -150,6 +150,14 @@ class ForkServer:
         if pid > 0 and uid == os.getuid():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _version() -> str:
+    """Of the code that supervisors run: after an upgrade a server that is still there must not fork the old one."""
+    digest = blake2s(str(ROOT).encode(), digest_size=8)
+    for source in sorted((ROOT / "trainmaster/live/node").glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
 
 
 def _private(path: str, flags: int) -> int:

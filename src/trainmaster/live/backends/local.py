@@ -31,7 +31,7 @@ from trainmaster.cluster.cluster import Node
 from trainmaster.errors import BackendError, InputError
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
 from trainmaster.live.backends.forks import ForkServer
-from trainmaster.live.backends.machine import Machine, busy_gpus, this_machine
+from trainmaster.live.backends.machine import Machine, this_machine
 from trainmaster.live.node import cgroups, lookalikes, remains
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.linux import birth
@@ -165,10 +165,10 @@ class LocalBackend:
 
     def inventory(self) -> list[NodeSeen]:
         others = 0.0
-        if self._machine.found_by == "NVML":
+        if self._machine.nvidia is not None:
             with self._lock:
                 ours = {index for live in self._live.values() if live.end is None for _, indices, _ in live.gpus for index in indices}
-            others = float(len(busy_gpus() - ours))
+            others = float(len(self._machine.nvidia.busy() - ours))
         return [NodeSeen(name=name, node=node, others_gpus=others) for name, node in self._nodes.items()]
 
     def start(self, attempt: Attempt) -> None:
@@ -294,7 +294,7 @@ class LocalBackend:
 
     def _pick(self, attempt: Attempt) -> list[list[int]]:
         """Indices on each node: whole GPUs lowest first, before them those nobody computes on; a fraction where the least is left."""
-        busy = busy_gpus() if self._machine.found_by == "NVML" else set()
+        busy = set() if self._machine.nvidia is None else self._machine.nvidia.busy()
         used: dict[str, dict[int, float]] = {name: dict.fromkeys(range(node.gpus), 0.0) for name, node in self._nodes.items()}
         for live in self._live.values():
             if live.end is None:
@@ -352,6 +352,8 @@ class LocalBackend:
                 live.started_s = started["at_s"]
             if live.supervisor is None and not live.gone:
                 self._watch(live)
+                if live.gone and (end := files.read_json(f"{live.folder}/{files.END}")) is not None:  # written before it went
+                    self._ended(live, end)
         if live.end is None and live.started_s is not None:
             self._hear(live)
 
@@ -465,6 +467,8 @@ class LocalBackend:
 
     def _left(self, live: _Live) -> bool:
         """Its supervisor has ended. True: without a word."""
+        if live.supervisor is None or not _readable(live.supervisor):
+            return False  # the event was of another, whose descriptor had this number before
         live.changed = True
         self._refresh(live)
         if live.end is None:
@@ -535,6 +539,12 @@ def _number(value: object) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _umask() -> int:

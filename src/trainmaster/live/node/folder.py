@@ -38,6 +38,10 @@ def attempt_folder(state: str, job: int, attempt: int) -> str:
     return f"{state}/jobs/{job:d}/{attempt:d}"
 
 
+def checkpoint_folder(state: str, job: int) -> str:
+    return f"{job_folder(state, job)}/checkpoint"
+
+
 def attempts(state: str, job: int) -> list[int]:
     """Those that were accepted, ascending."""
     try:

@@ -299,4 +299,3 @@ def enter(argv: list[str]) -> NoReturn:
     env = {"TERM": os.environ.get("TERM", "dumb"), **plan["env"], **rank["env"]}
     shell = env.get("SHELL", "/bin/sh")
     os.execve(shell if os.access(shell, os.X_OK) else "/bin/sh", [shell, *(argv[1:] and ["-c", argv[1]])], env)
-

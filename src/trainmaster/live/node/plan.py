@@ -42,7 +42,7 @@ def plan(
             env = {**here, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local)}
             if spec.ranks == "gpu":
                 env |= _torchrun(rank, local, node, world, count, port)
-            out, err = (_pattern(text, attempt, cwd, share.node, node, rank) for text in (spec.output, spec.error))
+            out, err = (_pattern(text, attempt, share.node, node, rank) for text in (spec.output, spec.error))
             ranks.append({
                 "rank": rank, "argv": _argv(spec.command, spec.script, spec.script_args, path), "env": env, "cwd": cwd, "log": str(rank),
                 "stdout": out if out is not None or err is None else f"{path}/{rank}.out", "stderr": err,
@@ -98,7 +98,7 @@ def _common(attempt: Attempt, state: str, path: str, cwd: str, world: int) -> di
         "TRAINMASTER_JOB_ID": job,
         "TRAINMASTER_ATTEMPT": str(attempt.attempt),
         "TRAINMASTER_CONTROL": f"{path}/{files.CONTROL}",
-        "TRAINMASTER_CHECKPOINT_DIR": os.path.join(cwd, spec.checkpoint_dir or f"{files.job_folder(state, attempt.job)}/checkpoint"),
+        "TRAINMASTER_CHECKPOINT_DIR": os.path.join(spec.workdir, spec.checkpoint_dir or files.checkpoint_folder(state, attempt.job)),
         "TRAINMASTER_RESUMES": str(int(attempt.resumes)),
         "SLURM_JOB_ID": job, "SLURM_JOBID": job, "SLURM_JOB_NAME": attempt.name, "SLURM_JOB_USER": user,
         "SLURM_JOB_NUM_NODES": str(len(nodes)), "SLURM_NNODES": str(len(nodes)),
@@ -143,8 +143,8 @@ def _per_node(tasks: int, nodes: int) -> str:
     return ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in parts if times)
 
 
-def _pattern(text: str | None, attempt: Attempt, cwd: str, node_name: str, node: int, rank: int) -> str | None:
-    """sbatch's file patterns. A value never brings a folder with it: what a name holds stays one part of the path."""
+def _pattern(text: str | None, attempt: Attempt, node_name: str, node: int, rank: int) -> str | None:
+    """sbatch's file patterns, in the folder of the submission (a snapshot may go). A value never brings a folder with it."""
     if text is None:
         return None
     values = {
@@ -166,4 +166,4 @@ def _pattern(text: str | None, attempt: Attempt, cwd: str, node_name: str, node:
     named = re.sub(r"%(\d*)(.)", value, text)
     if "\0" in named:
         raise InputError("a NUL byte in the name of an output file")
-    return os.path.join(cwd, named)
+    return os.path.join(os.path.abspath(attempt.spec.workdir), named)

@@ -10,7 +10,7 @@ from trainmaster.errors import InputError
 MOST_GIB = 1e6
 GIB = {"k": 2.0**-20, "m": 2.0**-10, "g": 1.0, "t": 2.0**10, "p": 2.0**20}
 
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(?:([kmgtp])(?:i?b)?)?\+?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*(?:([kmgtp])(?:i?b|i)?)?\+?", re.IGNORECASE)
 
 
 def memory_gib(text: str, at: str, *, bare: str = "m") -> float:

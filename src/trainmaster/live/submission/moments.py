@@ -57,8 +57,9 @@ def _offset_s(match: re.Match[str], text: str, at: str) -> float:
 
 def _pieces(word: str, today: date) -> tuple[date | None, time | None]:
     """The day and the hour that are given; (None, None) for what is neither."""
-    first, _, second = word.replace("t", "T").partition("T") if re.match(r"[0-9]{4}-", word) else word.partition(" ")
-    pieces = [piece for piece in (first.lower().strip(), second.lower().strip()) if piece]
+    dated = re.fullmatch(r"([0-9]{4}-[0-9-]+)[t ]\s*(\S+)", word)
+    first, second = dated.groups() if dated else (word.partition(" ")[0], word.partition(" ")[2])
+    pieces = [piece for piece in (first.strip(), second.strip()) if piece]
     if len(pieces) == 2 and pieces[1] in ("am", "pm"):
         pieces = [word]
     day: date | None = None

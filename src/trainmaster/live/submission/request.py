@@ -143,7 +143,6 @@ def _shape(asked: Asked) -> dict[str, Any]:
     tasks = asked.get("tasks") or (nodes or 1) * asked.get("tasks_per_node", 1)
     shape = _gpus(asked, nodes, most_nodes, tasks)
     gang = shape["gpus"]
-    tasks_told = "tasks" in asked or "tasks_per_node" in asked
     cpus = _one_of(
         asked,
         {
@@ -154,8 +153,8 @@ def _shape(asked: Asked) -> dict[str, Any]:
         },
         "CPUs",
     )
-    if cpus is None:
-        cpus = float(tasks) if tasks_told or gang == 0 else 0.0  # Slurm's CPU a process; a job of no GPU has at least one
+    if cpus is None:  # Slurm's CPU a process, of a job that is nothing but CPUs; beside GPUs, CPUs are asked for by who needs them
+        cpus = float(tasks) if gang == 0 else 0.0
     memory_gib = _one_of(
         asked,
         {

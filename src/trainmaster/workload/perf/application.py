@@ -12,18 +12,21 @@ Progress is counted in scale-invariant iterations: steps at the smallest (initia
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trainmaster.errors import InputError
 from trainmaster.workload.jobs import Floats
 from trainmaster.workload.perf.reading import Row, entries, read_rows
+from trainmaster.workload.perf.threads import one_thread
 
 VALIDATION = re.compile(r"validation-([1-9][0-9]{0,8})\.csv")
 PLACEMENTS = re.compile(r"placements(?:-(.+))?\.csv")
@@ -32,6 +35,9 @@ LEAST_STEP_S, LEAST_GRADIENT = 1e-9, 1e-30  # below, a figure is noise, and divi
 
 # The artifact lets yolov3 take 8 samples a GPU although its table goes to 16; its figures depend on it.
 LARGEST_LOCAL = {("yolov3", ""): 8, ("yolov3", "aws"): 8}
+
+# It runs ncf at one batch on one GPU, whoever schedules it: its tables end at smaller batches on more.
+FIXED_BATCH = {"ncf": 32_768}
 
 Placement = tuple[int, ...]  # GPUs on each node, in the order taken
 Points = dict[int, list[tuple[float, float]]]  # local batch -> measurements of (step_s, sync_s)
@@ -63,6 +69,7 @@ class Blend:
 
     curves: tuple[tuple[BatchCurve, float], ...]  # with weights that sum to 1
     inside: bool  # False: beyond the measured scales, taken at the nearest of them
+    cells: Callable[[int], tuple[float, float] | None] | None = None  # step and sync seconds by local batch; None outside all cells
 
     @property
     def smallest_local(self) -> int:
@@ -74,11 +81,13 @@ class Blend:
 
     def at(self, batch: int) -> tuple[float, float]:
         """(step_s, sync_s) at a local batch."""
+        if self.cells and (found := self.cells(batch)):
+            return found
         times = [(curve.at(batch), weight) for curve, weight in self.curves]
         return sum(step * weight for (step, _), weight in times), sum(sync * weight for (_, sync), weight in times)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StepTimes:
     """The throughput tables of one application on one accelerator type."""
 
@@ -86,11 +95,15 @@ class StepTimes:
     by_count: Mapping[int, Mapping[int, BatchCurve]]  # nodes -> GPUs -> mean over placements
     largest_local: int
 
+    @cached_property
+    def smallest_local(self) -> int:
+        return min(curve.local[0] for curve in self.measured.values())
+
     def near(self, placement: Placement) -> Blend:
         """A measured placement as it is; another by its number of nodes and GPUs, linear between the measured ones.
 
-        The artifact triangulates (nodes, GPUs, local batch). On that grid the triangulation is not unique, so which
-        diagonal of a cell it uses is an accident of the library; bilinear weights lie between the two.
+        Inside the measured scales by triangulation of (nodes, GPUs, local batch), as the artifact does it with the same library:
+        on such a grid triangulations are not unique, and its figures depend on which one it is. Outside, bilinear.
         """
         if len(placement) <= MAX_NODES and (curve := self.measured.get(smallest_rotation(placement))):
             return Blend(((curve, 1.0),), inside=True)
@@ -110,7 +123,35 @@ class StepTimes:
             for i, share in between(measured, want)
         )
         covered = sum(weight * want for (_, _, weight), want in zip(rows, wanted, strict=True))
-        return Blend(curves, inside=counts[0] <= len(placement) <= counts[-1] and abs(covered - gpus) < 1e-6)
+        inside = counts[0] <= len(placement) <= counts[-1] and abs(covered - gpus) < 1e-6
+        nodes = min(len(placement), counts[-1])
+        return Blend(curves, inside, lambda batch: self._in_cell(nodes, gpus, batch))
+
+    def _in_cell(self, nodes: int, gpus: int, batch: int) -> tuple[float, float] | None:
+        if self._triangulation is None:
+            return None
+        step_s, sync_s = self._triangulation(nodes, gpus, batch)
+        return None if math.isnan(step_s) else (float(step_s), float(sync_s))
+
+    @cached_property
+    def _triangulation(self) -> Any:
+        """None where the measured scales span no volume."""
+        from scipy.interpolate import LinearNDInterpolator
+        from scipy.spatial import QhullError
+
+        points = [
+            ((nodes, gpus, batch), times)
+            for nodes, row in sorted(self.by_count.items())
+            for gpus, curve in sorted(row.items())
+            for batch, *times in zip(curve.local, curve.step_s, curve.sync_s, strict=True)
+        ]
+        try:
+            with one_thread():
+                found = LinearNDInterpolator(*(np.array(column, np.float64) for column in zip(*points, strict=True)))
+                found(points[0][0])  # its cells' inverses are computed at the first question
+        except QhullError:
+            return None
+        return found
 
 
 @dataclass(frozen=True)
@@ -122,22 +163,25 @@ class Application:
     epoch_ends: tuple[float, ...]  # progress at which each epoch ends, whatever the batch; the last completes the job
     grad_sqr: Floats  # (batches, epochs)
     grad_var: Floats  # in units of the initial batch
+    iterations: Floats  # (batches, epochs): steps done at the end of each epoch
+    metric: Floats  # (batches, epochs): of validation; the file does not say which
 
     @classmethod
     def read(cls, folder: Path) -> Application:
         files = {int(match[1]): path for path in entries(folder) if (match := VALIDATION.fullmatch(path.name))}
         if not files:
             raise InputError(f"{folder}: no validation-BATCH.csv, so the progress of its jobs is not known")
-        epochs = {batch: [_epoch(row) for row in read_rows(files[batch], ("progress", "grad_sqr", "grad_var"))] for batch in sorted(files)}
+        columns = ("progress", "iteration", "metric", "grad_sqr", "grad_var")
+        epochs = {batch: [_epoch(row) for row in read_rows(files[batch], columns)] for batch in sorted(files)}
         lengths = {batch: len(rows) for batch, rows in epochs.items()}
         if min(lengths.values()) != max(lengths.values()) or not min(lengths.values()):
             batch = min(lengths, key=lambda batch: lengths[batch])
             raise InputError(f"{files[batch]}: {lengths[batch]} epochs, another batch has {max(lengths.values())}; all need the same")
-        progress, grad_sqr, grad_var = np.moveaxis(np.asarray(list(epochs.values()), np.float64), 2, 0)
+        progress, iterations, metric, grad_sqr, grad_var = np.moveaxis(np.asarray(list(epochs.values()), np.float64), 2, 0)
         ends = progress.min(axis=0)
         if (backwards := np.diff(ends, prepend=0.0) <= 0).any():
             raise InputError(f"{folder}: progress does not grow in epoch {int(np.argmax(backwards)) + 1} of its validation files")
-        return cls(folder, tuple(epochs), tuple(ends.tolist()), grad_sqr, grad_var)
+        return cls(folder, tuple(epochs), tuple(ends.tolist()), grad_sqr, grad_var, iterations, metric)
 
     @property
     def initial_batch(self) -> int:
@@ -147,15 +191,37 @@ class Application:
     def largest_batch(self) -> int:
         return self.batches[-1]
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """A job that does not choose its batch runs on one GPU."""
+        return FIXED_BATCH.get(self.folder.name)
+
+    def statistics(self, batch: int) -> tuple[Floats, Floats]:
+        """(squared norm, variance) of the gradient at this global batch, by epoch; linear between measured batches."""
+        return self._at(batch, self.grad_sqr), self._at(batch, self.grad_var)
+
+    def steps(self, batch: int) -> Floats:
+        """Steps done at the end of each epoch, likewise."""
+        return self._at(batch, self.iterations)
+
+    def losses(self, batch: int) -> Floats:
+        """The validation metric at the end of each epoch as something that falls; likewise."""
+        metric = self._at(batch, self.metric)
+        if metric[-1] <= metric[0]:
+            return metric
+        return (1.0 if self.metric.max() <= 1 else max(100.0, self.metric.max())) - metric
+
+    def _at(self, batch: int, figures: Floats) -> Floats:
+        near = between(self.batches, min(max(batch, self.initial_batch), self.largest_batch))
+        return sum((figures[i] * weight for i, weight in near), np.zeros(len(self.epoch_ends)))
+
     def gain(self, batch: int) -> Floats:
-        """Progress of one step at this global batch, by epoch: section 3.1, with the statistics linear between measured batches.
+        """Progress of one step at this global batch, by epoch: section 3.1.
 
         1 at the initial batch; below batch / initial where the gradient's noise no longer hides its direction.
         """
         batch = min(max(batch, self.initial_batch), self.largest_batch)
-        near = between(self.batches, batch)
-        sqr = sum((self.grad_sqr[i] * weight for i, weight in near), np.zeros(len(self.epoch_ends)))
-        var = sum((self.grad_var[i] * weight for i, weight in near), np.zeros(len(self.epoch_ends)))
+        sqr, var = self.statistics(batch)
         return np.asarray((var + sqr) / (var / (batch / self.initial_batch) + sqr))
 
     @cached_property
@@ -220,11 +286,12 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def _epoch(row: Row) -> tuple[float, float, float]:
+def _epoch(row: Row) -> tuple[float, ...]:
+    iterations, metric = row.number("iteration", at_least=0), row.number("metric")
     progress, sqr, var = row.number("progress", above=0), row.number("grad_sqr", at_least=0), row.number("grad_var", at_least=0)
     if sqr + var < LEAST_GRADIENT:
         raise InputError(f"{row.where}: grad_sqr: {sqr:g} with grad_var {var:g}: no gradient to tell the gain of a batch from")
-    return progress, sqr, var
+    return progress, iterations, metric, sqr, var
 
 
 def _add(points: Points, row: Row) -> None:

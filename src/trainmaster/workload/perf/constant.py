@@ -30,6 +30,10 @@ class ConstantModel:
         held = round(allocation.total_gpus * GPU_MILLI)  # thousandths: three tenths are exactly what was asked
         return (held / asked if asked else 1.0), math.inf
 
+    def speeds(self, row: int, accelerator: str, node_gpus: int, most: int, done: float) -> Floats:
+        """Work a second on 0, 1, …, `most` GPUs."""
+        return np.arange(most + 1) * GPU_MILLI / max(self.gpu_milli[row], 1)
+
 
 @dataclass(slots=True)
 class Constant:

@@ -5,6 +5,7 @@ Heterogeneity-aware, goodput-optimized ML-cluster scheduling", SOSP 2023: the sa
 
     work    progress at the end of the last measured epoch, whatever the batch      [scale-invariant iterations]
     rate    gain(batch, epoch) / (step + accumulation steps x (step - sync))        [the same a second]
+    config  of an allocation: the batch its gang runs at, as atomic batch and accumulation steps; -1: the job's own batch
 
 The gain changes from epoch to epoch, so a rate holds until the epoch ends. A typed node takes placements-TYPE.csv, an
 untyped one the table without a suffix, which holds for every type where it is the only one.
@@ -22,15 +23,17 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from trainmaster.cluster.cluster import UNTYPED, Cluster
 from trainmaster.cluster.wording import quoted
 from trainmaster.errors import InputError
-from trainmaster.workload.jobs import GPU_MILLI, JobTable
+from trainmaster.workload.jobs import GPU_MILLI, Floats, JobTable
 from trainmaster.workload.perf.application import VALIDATION, Application, StepTimes
 from trainmaster.workload.perf.base import Allocation
+from trainmaster.workload.perf.goodput import BatchLimits
 from trainmaster.workload.perf.reading import entries, nearest
 
 
@@ -40,6 +43,40 @@ class Pace:
 
     rates: list[float]
     until: list[float]
+    batch: int  # global
+    atomic: int
+    steps: int  # of accumulation
+    step_s: float
+    sync_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimesLeft:
+    """Seconds to the end by number of GPUs and progress: those of whole epochs are summed once."""
+
+    unit_s: Floats  # (sizes, epochs): seconds a unit of progress; infinite for size 0
+    after_s: Floats  # (sizes, epochs): from the end of each epoch to the last
+    measured_s: Floats  # (sizes, epochs): the same by the iterations that were counted
+    ends: list[float]  # progress at the ends of the epochs, from 0 on
+
+    @classmethod
+    def of(cls, paces: Sequence[Pace], ends: Floats, steps_left: Floats) -> TimesLeft:
+        unit_s = np.stack([np.full(len(ends) - 1, np.inf), *(1 / np.array(pace.rates[:-1]) for pace in paces)])
+        spent_s = np.diff(ends) * unit_s
+        iteration_s = np.array([math.inf, *(pace.step_s + pace.steps * (pace.step_s - pace.sync_s) for pace in paces)])
+        after_s = np.zeros_like(spent_s)
+        after_s[:, :-1] = spent_s[:, :0:-1].cumsum(axis=1)[:, ::-1]
+        return cls(unit_s, after_s, iteration_s[:, None] * np.maximum(steps_left, 1), ends.tolist())
+
+    def at(self, done: float) -> Floats:
+        epoch = self.epoch(done)
+        return self.after_s[:, epoch] + self.unit_s[:, epoch] * max(self.ends[epoch + 1] - done, 0.0)
+
+    def after_epoch(self, done: float) -> Floats:
+        return self.measured_s[:, self.epoch(done)]
+
+    def epoch(self, done: float) -> int:
+        return min(bisect_right(self.ends, done) - 1, len(self.ends) - 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +85,19 @@ class Kind:
 
     app: Application
     batch: int
+
+
+STEPS_UNIT = 1 << 20  # a config is steps x this + atomic batch
+
+
+def pack(atomic: int, steps: int) -> int:
+    """A batch as the `config` of a line."""
+    return steps * STEPS_UNIT + atomic
+
+
+def unpack(config: int) -> tuple[int, int]:
+    """(atomic batch, accumulation steps)."""
+    return config % STEPS_UNIT, config // STEPS_UNIT
 
 
 def rigid_batch(gpus: int, batch: int, *, initial: int, largest: int, largest_local: int) -> tuple[int, int]:
@@ -68,25 +118,78 @@ class PlacementModel:
     kind_of: list[int]  # by row
     kinds: list[Kind]
     times: dict[tuple[Path, str], StepTimes]  # (application's folder, accelerator)
+    rate_cards: ClassVar[bool] = True
     outside: set[str] = field(default_factory=set)
-    _paces: dict[tuple[int, str, tuple[float, ...]], Pace] = field(default_factory=dict)
+    _times: dict[tuple[int, str, int, int], TimesLeft] = field(default_factory=dict)
+    _paces: dict[tuple[int, str, tuple[float, ...], int], Pace] = field(default_factory=dict)
 
     def rates_by_type(self, jobs: JobTable, types: Sequence[str]) -> None:
         """None: the rate depends on the placement, and changes at every epoch."""
 
     def rate(self, row: int, allocation: Allocation, done: float, neighbours: Sequence[int]) -> tuple[float, float]:
-        key = (self.kind_of[row], allocation.type, allocation.gpus)
+        pace = self._pace(row, allocation)
+        epoch = bisect_right(pace.until, done)
+        return pace.rates[epoch], pace.until[epoch]
+
+    def metrics(self, row: int, allocation: Allocation, done: float) -> dict[str, float]:
+        """What the job's own trainer sees while it runs: step times, the gradient's statistics in this epoch, the last epoch's loss."""
+        pace, app = self._pace(row, allocation), self.kinds[self.kind_of[row]].app
+        ended = bisect_right(pace.until, done)
+        epoch = min(ended, len(app.epoch_ends) - 1)
+        sqr, var = app.statistics(pace.batch)
+        seen = {
+            "atomic_batch": float(pace.atomic), "pass_s": pace.step_s - pace.sync_s, "step_s": pace.step_s,
+            "grad_sqr": float(sqr[epoch]), "grad_var": float(var[epoch]),
+            "epochs": float(ended), "epoch_work": app.epoch_ends[epoch] - (app.epoch_ends[epoch - 1] if epoch else 0.0),
+        }  # fmt: skip
+        return seen | ({"loss": float(app.losses(pace.batch)[ended - 1])} if ended else {})
+
+    def limits(self, row: int, accelerator: str) -> BatchLimits:
+        """Within which the job may choose its batch."""
+        app = self.kinds[self.kind_of[row]].app
+        times = self.times[app.folder, accelerator]
+        return BatchLimits(app.initial_batch, app.largest_batch, times.smallest_local, times.largest_local)
+
+    def fixed_batch(self, row: int) -> int | None:
+        return self.kinds[self.kind_of[row]].app.fixed_batch
+
+    def speeds(self, row: int, accelerator: str, node_gpus: int, most: int, done: float) -> Floats:
+        """Progress a second on 0, 1, …, `most` GPUs of one type, on as few nodes as hold them, at the job's own batch."""
+        rates = [self.rate(row, Allocation((0,) * len(parts), parts, accelerator), done, ())[0] for parts in packed(most, node_gpus)]
+        return np.array([0.0, *rates])
+
+    def seconds_left(self, row: int, accelerator: str, node_gpus: int, most: int, done: float) -> Floats:
+        """True seconds to the end on 0, 1, … GPUs, as in `speeds`; up to `most` or what the job's batch can be split over."""
+        return self._times_left(row, accelerator, node_gpus, most).at(done)
+
+    def seconds_after_epoch(self, row: int, accelerator: str, node_gpus: int, most: int, done: float) -> Floats:
+        """Seconds of the iterations measured after the present epoch, at least one: the artifact's idea of what is left."""
+        return self._times_left(row, accelerator, node_gpus, most).after_epoch(done)
+
+    def _times_left(self, row: int, accelerator: str, node_gpus: int, most: int) -> TimesLeft:
+        key = (self.kind_of[row], accelerator, node_gpus, most)
+        times = self._times.get(key)
+        if times is None:
+            kind = self.kinds[self.kind_of[row]]
+            app, smallest = kind.app, self.times[kind.app.folder, accelerator].smallest_local
+            most = 1 if app.fixed_batch else max(min(most, kind.batch // smallest), 1)
+            paces = [self._pace(row, Allocation((0,) * len(parts), parts, accelerator)) for parts in packed(most, node_gpus)]
+            steps_left = app.steps(kind.batch)[-1] - app.steps(kind.batch)
+            times = self._times[key] = TimesLeft.of(paces, np.array([0.0, *app.epoch_ends]), steps_left)
+        return times
+
+    def _pace(self, row: int, allocation: Allocation) -> Pace:
+        key = (self.kind_of[row], allocation.type, allocation.gpus, allocation.config)
         pace = self._paces.get(key)
         if pace is None:
             pace = self._paces[key] = self._measure(*key)
-        epoch = bisect_right(pace.until, done)
-        return pace.rates[epoch], pace.until[epoch]
+        return pace
 
     def notes(self) -> list[str]:
         """What was asked for beyond the measured range, and taken at its edge."""
         return sorted(self.outside)
 
-    def _measure(self, kind: int, accelerator: str, gpus: tuple[float, ...]) -> Pace:
+    def _measure(self, kind: int, accelerator: str, gpus: tuple[float, ...], config: int) -> Pace:
         app, batch = self.kinds[kind].app, self.kinds[kind].batch
         times = self.times[app.folder, accelerator]
         placement = tuple(map(int, gpus))
@@ -94,14 +197,27 @@ class PlacementModel:
             raise InputError(f"{app.folder}: measured on whole GPUs, not on {', '.join(f'{share:g}' for share in gpus)}")
         near, total = times.near(placement), sum(placement)
         bounds = {"initial": app.initial_batch, "largest": app.largest_batch}
-        atomic, steps = rigid_batch(total, batch, **bounds, largest_local=times.largest_local)
+        if config < 0:
+            atomic, steps = rigid_batch(total, batch, **bounds, largest_local=times.largest_local)
+        else:
+            atomic, steps = unpack(config)
+            batch = total * atomic * (steps + 1)
         if not near.inside or not near.smallest_local <= atomic <= near.largest_local:
             self.outside.add(f"{app.folder.name}: batch {batch} on {'+'.join(map(str, placement))} GPUs is beyond what was measured")
-        if atomic > near.largest_local:
+        if config < 0 and atomic > near.largest_local:
             atomic, steps = rigid_batch(total, batch, **bounds, largest_local=near.largest_local)
         step_s, sync_s = near.at(atomic)
-        rates = app.gain(total * atomic * (steps + 1)) / (step_s + steps * (step_s - sync_s))
-        return Pace([*rates.tolist(), float(rates[-1])], [*app.epoch_ends, math.inf])
+        if atomic > near.largest_local:  # a batch that was chosen by itself is not split: its passes take as much longer
+            step_s = (step_s - sync_s) * atomic / near.largest_local + sync_s
+        batch = total * atomic * (steps + 1)
+        rates = app.gain(batch) / (step_s + steps * (step_s - sync_s))
+        return Pace([*rates.tolist(), float(rates[-1])], [*app.epoch_ends, math.inf], batch, atomic, steps, step_s, sync_s)
+
+
+def packed(most: int, node_gpus: int) -> list[tuple[float, ...]]:
+    """GPUs by node of gangs of 1, 2, …, `most` on as few nodes as hold them."""
+    full = [divmod(gpus, node_gpus) for gpus in range(1, most + 1)]
+    return [(float(node_gpus),) * whole + ((float(rest),) if rest else ()) for whole, rest in full]
 
 
 @dataclass(slots=True)

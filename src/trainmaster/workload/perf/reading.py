@@ -65,6 +65,15 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: not text in UTF-8") from None
 
 
+def first_line(path: Path) -> str:
+    """Enough of a file to tell what it is; nothing where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return file.readline(4096)
+    except OSError:
+        return ""
+
+
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of a CSV file with a header; the columns may stand in any order, others are passed over."""
     lines = csv.reader(io.StringIO(read_text(path), newline=""))

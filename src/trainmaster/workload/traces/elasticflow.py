@@ -2,10 +2,10 @@
 
 becomes   submit_time or submission_time -> submit_s;  num_gpu -> gpus, what the user asked for;  duration -> work, seconds
           at those GPUs;  ddl or deadline -> deadline_s;  model_name -> model;  batch_size (global)
+          iteration or num_iteration -> steps, which scaling curves count (`--profiles`)
           best_effort = 1 -> no deadline, service_class "best-effort"
 skipped   zero-length (duration = 0)
-absent    user, queue, CPUs, GPU type. iteration or num_iteration is not read: it is the
-          duration, to a second, times the measured throughput at num_gpu
+absent    user, queue, CPUs, GPU type
 """
 
 import numpy as np
@@ -19,6 +19,7 @@ FORMAT = "elasticflow"
 COLUMNS = ("num_gpu", "duration")
 SUBMIT = ("submit_time", "submission_time")
 DEADLINE = ("ddl", "deadline")
+STEPS = ("iteration", "num_iteration")
 OWN = {"submission_time", "num_iteration", *DEADLINE}
 
 
@@ -32,6 +33,7 @@ def read(source: Source) -> Trace:
     duration_s = rows.floats("duration", at_least=0)
     best_effort = rows.flags("best_effort")
     deadline_s = np.fmin(*(rows.floats(name, default=np.nan) for name in DEADLINE))
+    steps = np.fmin(*(rows.floats(name, default=np.nan, at_least=0) for name in STEPS))
     rows.skip(duration_s == 0, "zero-length")
     return rows.trace(
         FORMAT,
@@ -41,6 +43,7 @@ def read(source: Source) -> Trace:
         work=duration_s,
         model=rows.labels("model_name"),
         batch_size=rows.floats("batch_size", default=np.nan, at_least=1),
+        steps=steps,
         deadline_s=np.where(best_effort, np.nan, deadline_s),
         service_class=Labels(np.where(best_effort, 0, -1).astype(np.int32), ("best-effort",)),
     )

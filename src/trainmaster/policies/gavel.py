@@ -1,0 +1,443 @@
+"""Gavel: policies as linear programs over effective throughput, on accelerators that differ.
+
+Narayanan et al., "Heterogeneity-Aware Cluster Scheduling Policies for Deep Learning Workloads", OSDI 2020, sections 4 and 5.
+
+    T[m, j]   rate of job m's gang on type j          X[m, j]   share of its time there
+    s, w      gang, weight                            N[j], M   GPUs of a type, jobs
+    throughput(m) = sum_j T X                         sum_j X <= 1;  sum_m s X <= N[j]
+    Tbar(m) = sum_j T N[j] / sum N                    the same job on the cluster's mix
+
+    gavel-isolated           X = N / (M s), at most all of its time: a static n-th of everything
+    gavel-fifo               in order of arrival, each on the fastest type with room; the first that finds none stops the rest
+    gavel-max-min            max min_m  s throughput / (w Tbar): what least attained service becomes where types differ
+    gavel-max-min-agnostic   the same with every T = 1
+    gavel-water-filling      the same, then again over those that can still gain: max-min in every rank; entities share by
+                             weight, and inside one its jobs share (`fair`) or queue (`fifo`)
+    gavel-ftf                min max_m  (age + left / throughput) / (isolated so far + left / isolated throughput)
+    gavel-makespan           max min_m  throughput / left
+    gavel-max-throughput     max sum_m throughput / T of its fastest type
+    gavel-min-cost           the same per dollar of the types used
+    gavel-slo                the same per dollar, every deadline that can be kept kept
+
+Shares become turns in turns.py, programs are solved in linear.py. After a max-min the level reached is kept and what is left
+goes where it speeds jobs up most: the paper leaves that open, its artifact to chance. `left` comes from `estimate`.
+
+preset `artifact`: the published simulator's constants and habits. Not reproduced: its `fifo`, which a stray variable sends to one
+type, and packing that fails on mixed gangs. What it does with the last feasible makespan (5 % above the least) is.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainmaster.cluster.prices import usd_an_hour
+from trainmaster.policies.base import Decision, EngineRules, Floats, Memory, Policy, Preset, View, check, policy
+from trainmaster.policies.central import MARGIN, middle, where_ecos_stops
+from trainmaster.policies.linear import Options, Solution, group, most_gain, raise_level
+from trainmaster.policies.turns import Leases, Rounds, Shares, take_turns
+
+Ints = NDArray[np.int64]
+
+PAPER = "Narayanan et al., OSDI 2020"
+SOURCE = "stanford-futuredata/gavel, commit c4fa400"
+SLACK = 1.0 - 1e-7  # a floor that the last program reached can be asked of the next one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    lease_s: float = 360.0  # turns end so often
+    stay_s: float = 4_500.0  # by so much a claim must exceed a holder's to end its turn
+    rounds: bool = False  # the artifact's mechanism instead of leases
+    solve_every_s: float = 1_920.0  # and how soon after a solution it solves again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateParams(Params):
+    estimate: str = "oracle"  # of the time left: limit | predicted | a column of the trace | oracle: the truth; then it cheats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaterFillingParams(Params):
+    entities: str = "none"  # who shares by weight first: user | queue | account | app; a queue's weight is the cluster file's
+    within: str = "fair"  # fair | fifo: how an entity's jobs share its part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThroughputParams(Params):
+    relative: bool = True  # to the job's fastest type; false: in steps, so that models of short steps win
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostParams(ThroughputParams):
+    prices: tuple[str, ...] = ()  # TYPE:USD an hour; others from cluster/prices.py
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloParams(CostParams):
+    estimate: str = "oracle"
+
+
+ENTITIES = ("none", "user", "queue", "account", "app")
+PRICED = 1e-5  # of the largest price: below, it is the interior point's dust
+TINY = 1e-9
+MOST_STEPS = 50
+ARTIFACT = {"artifact": Preset(params={"rounds": True}, rules=EngineRules(own_rounds=True), source=SOURCE)}
+IN_STEPS = {"artifact": Preset(params={"rounds": True, "relative": False}, rules=EngineRules(own_rounds=True), source=SOURCE)}
+
+P = TypeVar("P", bound=Params)
+
+
+class Gavel(Policy[P]):
+    """Shares of time for all active jobs whenever they change; turns by what each is owed."""
+
+    knows_rates = True
+    fills = True  # jobs without a share may hold what is left
+
+    def validate(self, restart_cost_s: float) -> None:
+        check(self.params.lease_s > 0, f"lease_s must be positive, not {self.params.lease_s:g}")
+        check(self.params.stay_s >= 0 and self.params.solve_every_s >= 0, "stay_s and solve_every_s must not be negative")
+
+    def start_memory(self, jobs: int) -> Memory:
+        return {"jobs": jobs}
+
+    def decide(self, view: View, memory: Memory) -> Decision:
+        return take_turns(self._turns(), view, memory, self.shares)
+
+    def _turns(self) -> Leases | Rounds:
+        p = self.params
+        if p.rounds:
+            return Rounds(round_s=p.lease_s, solve_every_s=p.solve_every_s, shuffles=not self.knows_rates, fills=self.fills)
+        return Leases(lease_s=p.lease_s, stay_s=p.stay_s, fills=self.fills)
+
+    @abstractmethod
+    def shares(self, view: View, memory: Memory) -> Shares:
+        """(jobs, types): the share of its time that each job should spend on each type."""
+
+
+# ------------------------------------------------------------------------------------------------- without a program
+
+
+@policy(name="gavel-isolated", paper=PAPER, params=Params, presets=ARTIFACT)
+class Isolated(Gavel[Params]):
+    knows_rates = False
+
+    def shares(self, view: View, memory: Memory) -> Shares:
+        return Shares(isolated(view))
+
+
+@policy(name="gavel-fifo", paper=PAPER, params=Params, presets=ARTIFACT)
+class Fifo(Gavel[Params]):
+    fills = False
+
+    def shares(self, view: View, memory: Memory) -> Shares:
+        left, share = gpus_of(view), np.zeros(view.rates.shape)
+        for m, (gang, rates) in enumerate(zip(view.jobs.gpus, view.rates, strict=True)):
+            fitting = np.where(left >= gang, rates, 0.0)
+            if not fitting.any():
+                break
+            fastest = int(fitting.argmax())
+            share[m, fastest] = 1.0
+            left[fastest] -= gang
+        return Shares(share)
+
+
+# ------------------------------------------------------------------------------------------------- max-min fairness
+
+
+@policy(name="gavel-max-min", paper=PAPER, params=Params, presets=ARTIFACT)
+class MaxMin(Gavel[Params]):
+    def shares(self, view: View, memory: Memory) -> Shares:
+        options, kind = self.options(view)
+        best = raise_level(options, runnable(options), central=self.params.rounds)
+        return options.shares(self.one_of_the_best(options, best), kind)
+
+    def one_of_the_best(self, options: Options, best: Solution) -> Floats:
+        level = best.level * runnable(options)
+        return middle(options, best.y, level * (1 - MARGIN)) if self.params.rounds else fastest_above(options, level)
+
+    def options(self, view: View) -> tuple[Options, Ints]:
+        return kinds_alone(view, self.level_of(view))
+
+    def level_of(self, view: View) -> Floats:
+        return fair_level(view, view.rates)
+
+
+@policy(name="gavel-max-min-agnostic", paper=PAPER, params=Params, presets=ARTIFACT)
+class MaxMinAgnostic(MaxMin):
+    knows_rates = False
+
+    def level_of(self, view: View) -> Floats:
+        return fair_level(view, np.where(view.rates > 0, 1.0, 0.0))
+
+
+@policy(name="gavel-max-min-packed", paper=PAPER, params=Params, presets=ARTIFACT)
+class MaxMinPacked(MaxMin):
+    def options(self, view: View) -> tuple[Options, Ints]:
+        return with_pairs(view, self.level_of(view))
+
+    def one_of_the_best(self, options: Options, best: Solution) -> Floats:
+        return best.y if self.params.rounds else super().one_of_the_best(options, best)
+
+
+@policy(name="gavel-water-filling", paper=PAPER, params=WaterFillingParams, presets=ARTIFACT)
+class WaterFilling(Gavel[WaterFillingParams]):
+    def validate(self, restart_cost_s: float) -> None:
+        super().validate(restart_cost_s)
+        check(self.params.entities in ENTITIES, f"entities must be one of {', '.join(ENTITIES)}, not {self.params.entities}")
+        check(self.params.within in ("fair", "fifo"), f"within must be fair or fifo, not {self.params.within}")
+
+    def shares(self, view: View, memory: Memory) -> Shares:
+        entity, entity_weight = self._entities(view)
+        level = fair_level(view, view.rates)
+        fifo = self.params.within == "fifo" and self.params.entities != "none"
+        options, kind = kinds_alone(view, level, entity, *([np.arange(len(entity))] if fifo else []))
+        _, first = np.unique(kind, return_index=True)
+        if self.params.entities == "none":
+            return options.shares(fill(options, lambda open_: open_ * 1.0), kind)
+        own = view.jobs.table.weight[view.jobs.row][first]
+
+        def claims(open_: NDArray[np.bool_]) -> NDArray[Any]:
+            """An entity's weight goes to those of its kinds that can still gain: shared, or the first of them."""
+            share = np.where(open_, 1.0 if fifo else own * options.jobs, 0.0)
+            if fifo:
+                earlier = np.array([(open_ & (entity[first] == entity[f]) & (first < f)).any() for f in first])
+                share[earlier] = 0.0
+            of_entity = np.bincount(entity[first], share, len(entity_weight))[entity[first]]
+            alike = np.divide(share, of_entity, out=np.zeros(len(share)), where=of_entity > 0)
+            return alike * entity_weight[entity[first]] / options.jobs
+
+        return options.shares(fill(options, claims), kind)
+
+    def _entities(self, view: View) -> tuple[Ints, Floats]:
+        """The entity of each job, and the weight of each."""
+        if self.params.entities == "none":
+            return np.zeros(len(view.jobs), np.int64), np.ones(1)
+        labels = getattr(view.jobs.table, self.params.entities)
+        codes = labels.codes[view.jobs.row].astype(np.int64)
+        codes[codes < 0] = len(labels.names)  # those without one are an entity too
+        return codes, np.array([getattr(view.queues.get(name), "weight", 1.0) for name in (*labels.names, "")])
+
+
+def fill(options: Options, claims: Callable[[NDArray[np.bool_]], NDArray[Any]]) -> Floats:
+    """Max-min, then again over those that can still gain, until none can. `claims`: what each kind weighs while these are open.
+
+    A kind whose row has a price in the middle of the optimal face is at its level in every optimum: it cannot gain.
+    """
+    open_, level = runnable(options) > 0, np.zeros(len(options.jobs))
+    y = np.zeros(len(options))
+    while open_.any():
+        claim = claims(open_)
+        found = raise_level(options, claim, level * SLACK)
+        y, level = found.y, level + claim * max(found.level, 0.0)
+        price = found.price * claim
+        open_ &= ~(price > PRICED * price.max()) & (claim > 0) | open_ & (claim == 0)
+    return y
+
+
+# ------------------------------------------------------------------------------------------------- by the work left
+
+
+@policy(name="gavel-ftf", paper=PAPER, needs=("oracle",), params=EstimateParams, presets=ARTIFACT)
+class FinishTimeFairness(Gavel[EstimateParams]):
+    """Least largest rho. Its convex program is a search for rho: for one rho each job needs a rate, and raising all those
+    rates by one factor is a max-min. The rates found give the next rho; the factor falls to 1 in a few steps.
+    """
+
+    def start_memory(self, jobs: int) -> Memory:
+        mine = {"left_s": np.full(jobs, np.nan), "isolated_s": np.zeros(jobs), "isolated_speed": np.ones(jobs)}
+        return super().start_memory(jobs) | mine
+
+    def shares(self, view: View, memory: Memory) -> Shares:
+        seq, speed, left_s = view.jobs.seq, speeds(view), remaining_s(view)
+        isolated_speed = np.maximum((speed * isolated(view)).sum(axis=1), TINY)
+        before_s = np.where(np.isnan(memory["left_s"][seq]), left_s, memory["left_s"][seq])
+        memory["isolated_s"][seq] += (before_s - left_s) / memory["isolated_speed"][seq]
+        memory["left_s"][seq], memory["isolated_speed"][seq] = left_s, isolated_speed
+        age_s = view.now_s - view.jobs.submit_s
+        alone_s = np.maximum(memory["isolated_s"][seq] + left_s / isolated_speed, TINY)
+        return self._least_rho(view, speed, age_s, np.maximum(left_s, TINY), alone_s)
+
+    def _least_rho(self, view: View, speed: Floats, age_s: Floats, left_s: Floats, alone_s: Floats) -> Shares:
+        options, kind = kinds_alone(view, speed, age_s, left_s, alone_s)
+        _, first = np.unique(kind, return_index=True)
+        age_s, left_s, alone_s = age_s[first], left_s[first], alone_s[first]
+        runs = runnable(options)
+        rate = np.where(runs > 0, options.of_one_job(options.equal()), 1.0)
+        for _ in range(MOST_STEPS):
+            rho = np.max((age_s + left_s / rate)[runs > 0] / alone_s[runs > 0])
+            need = np.where(runs > 0, left_s / (rho * alone_s - age_s), 0.0)
+            best = raise_level(options, need / need.max())
+            if best.level <= need.max() * (1 + 1e-4):
+                break
+            rate = np.where(runs > 0, np.maximum(options.of_one_job(best.y), TINY), 1.0)
+        if self.params.rounds:
+            return options.shares(best.y, kind)
+        return options.shares(fastest_above(options, need / need.max() * min(best.level, need.max())), kind)
+
+
+@policy(name="gavel-makespan", paper=PAPER, needs=("oracle",), params=EstimateParams, presets=ARTIFACT)
+class Makespan(Gavel[EstimateParams]):
+    def shares(self, view: View, memory: Memory) -> Shares:
+        left_s = np.maximum(remaining_s(view), TINY)
+        options, kind = kinds_alone(view, speeds(view), left_s)
+        _, first = np.unique(kind, return_index=True)
+        longest_s = left_s.max()
+        claim = left_s[first] / longest_s * runnable(options)
+        best = raise_level(options, claim)
+        if self.params.rounds:  # in steps and job by job, as that solver was handed it
+            by_job, job = kinds_alone(view, view.rates, np.arange(len(left_s)))
+            steps = np.zeros(len(job))
+            steps[job] = left_s * view.jobs.state["alone_rate"]
+            return by_job.shares(where_ecos_stops(by_job, steps * runnable(by_job) / bisected(longest_s / best.level)), job)
+        return options.shares(fastest_above(options, claim * best.level), kind)
+
+
+def bisected(least_s: float) -> float:
+    """The makespan that the artifact's bisection stops at."""
+    low_s, high_s, last_s = 100.0, 1e6, 1e6
+    while (high_s - low_s) / low_s > 0.05:
+        middle_s = (low_s + high_s) / 2
+        if middle_s >= least_s:
+            high_s = last_s = middle_s
+        else:
+            low_s = middle_s
+    return max(last_s, least_s)
+
+
+# ------------------------------------------------------------------------------------------------- by total throughput
+
+
+@policy(name="gavel-max-throughput", paper=PAPER, params=ThroughputParams, presets=IN_STEPS)
+class MaxThroughput(Gavel[ThroughputParams]):
+    def shares(self, view: View, memory: Memory) -> Shares:
+        options, kind = kinds_alone(view, speeds(view) if self.params.relative else view.rates)
+        return options.shares(most_gain(options, scaled(options.rate)), kind)
+
+
+@policy(name="gavel-min-cost", paper=PAPER, params=CostParams, presets=IN_STEPS)
+class MinCost(Gavel[CostParams]):
+    def shares(self, view: View, memory: Memory) -> Shares:
+        options, kind = kinds_alone(view, speeds(view) if self.params.relative else view.rates)
+        return options.shares(most_gain(options, per_dollar(options, view, self.params)), kind)
+
+
+@policy(name="gavel-slo", paper=PAPER, needs=("oracle",), params=SloParams, presets=IN_STEPS)
+class Slo(Gavel[SloParams]):
+    """Deadlines are kept from the earliest on, as many as can be together; the artifact drops all if not all can."""
+
+    def shares(self, view: View, memory: Memory) -> Shares:
+        speed, left_s, due_s = speeds(view), remaining_s(view), view.jobs.table.deadline_s[view.jobs.row] - view.now_s
+        options, kind = kinds_alone(view, speed if self.params.relative else view.rates, np.nan_to_num(due_s, nan=-1.0), left_s)
+        _, first = np.unique(kind, return_index=True)
+        unit = 1.0 if self.params.relative else view.jobs.state["alone_rate"][first]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            need = np.where(due_s > 0, left_s / due_s, np.inf)[first]  # speed it needs from now on
+        possible = np.flatnonzero((need <= speed.max(axis=1)[first]) & (runnable(options) > 0))
+        possible = possible[np.argsort(due_s[first][possible], kind="stable")]
+        kept = len(possible) if self._feasible(options, possible, need * unit) else 0
+        if not kept and not self.params.rounds:
+            beyond = len(possible)
+            while beyond - kept > 1:
+                middle_ = (kept + beyond) // 2
+                kept, beyond = (middle_, beyond) if self._feasible(options, possible[:middle_], need * unit) else (kept, middle_)
+        floor = np.zeros(len(options.jobs))
+        floor[possible[:kept]] = (need * unit)[possible[:kept]]
+        return options.shares(most_gain(options, per_dollar(options, view, self.params), floor * SLACK), kind)
+
+    def _feasible(self, options: Options, kinds: Ints, need: Floats) -> bool:
+        claim = np.zeros(len(options.jobs))
+        claim[kinds] = need[kinds]
+        return not claim.any() or raise_level(options, claim).level >= 1.0
+
+
+def per_dollar(options: Options, view: View, params: CostParams) -> Floats:
+    """What each option gains in a second, by what its GPUs cost; the artifact takes the price of one, whatever the gang."""
+    price = np.array(usd_an_hour(view.capacity_gpus, params.prices))[options.type]
+    return scaled(options.rate / (price * options.gang if params.relative else price))
+
+
+def scaled(gain: Floats) -> Floats:
+    return gain / gain.max(initial=TINY)
+
+
+# ------------------------------------------------------------------------------------------------- common figures
+
+
+def gpus_of(view: View) -> Floats:
+    return np.array(list(view.capacity_gpus.values()), np.float64)
+
+
+def isolated(view: View) -> Floats:
+    """An n-th of every type: the share of its time that each job could use it."""
+    share = gpus_of(view) / (len(view.jobs) * view.jobs.gpus[:, None])
+    return share / np.maximum(share.sum(axis=1, keepdims=True), 1.0)
+
+
+def speeds(view: View) -> Floats:
+    """(jobs, types): rates as a fraction of the rate that a job's seconds are counted at, that of its fastest type."""
+    return view.rates / view.jobs.state["alone_rate"][:, None]
+
+
+def remaining_s(view: View) -> Floats:
+    """Seconds left at speed 1, by the chosen estimate."""
+    return view.oracle.remaining_s if view.jobs.estimates is None else view.jobs.remaining_s
+
+
+def fair_level(view: View, rates: Floats) -> Floats:
+    """(jobs, types): what a share of 1 counts for in max-min fairness."""
+    gpus = gpus_of(view)
+    mix = rates @ gpus / gpus.sum()
+    weight = view.jobs.table.weight[view.jobs.row]
+    return rates * np.divide(view.jobs.gpus, weight * mix, out=np.zeros(len(mix)), where=mix > 0)[:, None]
+
+
+def kinds_alone(view: View, level: Floats, *more: NDArray[Any]) -> tuple[Options, Ints]:
+    """The options of each kind alone, and the kind of each job: equal gang, level and what else is given."""
+    kind, first = group(view.jobs.gpus, *level.T, *more)
+    jobs = np.bincount(kind).astype(np.float64)
+    return Options.alone(jobs, view.jobs.gpus[first], level[first], gpus_of(view)), kind
+
+
+def with_pairs(view: View, level: Floats) -> tuple[Options, Ints]:
+    """Each kind alone, and beside each other (or itself) where the two together do more than either alone.
+
+    What a pair does is asked of the performance model, where it knows; it depends on the models and the gangs.
+    """
+    table, rows = view.jobs.table, view.jobs.row
+    options, kind = kinds_alone(view, level, table.model.codes[rows])
+    if view.beside is None:
+        return options, kind
+    _, first = np.unique(kind, return_index=True)
+    rates, gangs, found = view.rates[first], view.jobs.gpus[first], []
+    last = np.zeros(len(first), np.int64)
+    last[kind] = np.arange(len(kind))  # another of its kind, if there is one
+    for a, b in zip(*np.triu_indices(len(first)), strict=True):
+        if a == b and options.jobs[a] < 2:
+            continue
+        row_a, row_b = int(rows[first[a]]), int(rows[last[b]])
+        for j, name in enumerate(view.capacity_gpus):
+            if not (rates[a, j] > 0 and rates[b, j] > 0):
+                continue
+            part_a, part_b = view.beside(row_a, row_b, name) / rates[a, j], view.beside(row_b, row_a, name) / rates[b, j]
+            if part_a > 0 and part_b > 0 and part_a + part_b > 1:
+                gang = max(gangs[a], gangs[b])
+                found.append((a, b, j, gang, part_a * level[first[a], j], part_b * level[first[b], j]))
+    return options.beside(np.array(found).reshape(-1, 6)), kind
+
+
+def runnable(options: Options) -> Floats:
+    """1 for kinds that have an option: what fits nowhere now must not hold the others at nothing."""
+    return np.where(np.bincount(options.kind, minlength=len(options.jobs)) > 0, 1.0, 0.0)
+
+
+def fastest_above(options: Options, floor: Floats) -> Floats:
+    """y that keeps these levels, and speeds jobs up most beyond them: each option counts as it compares with its kind's best."""
+    best = np.zeros(len(options.jobs))
+    np.maximum.at(best, options.kind, options.rate)
+    return most_gain(options, options.rate / best[options.kind], floor * SLACK)

@@ -1,0 +1,180 @@
+"""Pollux: GPUs and batch sizes together, for the goodput of all jobs.
+
+Qiao et al., "Pollux: Co-adaptive Cluster Scheduling for Goodput-Optimized Deep Learning", OSDI 2021, sections 3 and 4.
+
+    goodput    throughput x statistical efficiency, by GPUs, nodes and batch; fitted while the job runs (`perf/goodput.py`)
+    speed-up   of a job: its best goodput there / its goodput on a fair share of the GPUs, on one node;
+               x max(age - restarts x cost, 0) / (age + cost) where it would have to move       [section 4.2.1: restart penalty]
+    fitness    power mean of the speed-ups, exponent `fairness`: below 0, the worst-off count most
+
+Every round the fitness is made as large as can be found over all placements; no two gangs that span nodes share a node
+(interference avoidance), and a job gets no more than twice the GPUs it has been seen on, so that its fit is believed in
+steps. A job that has reported nothing yet gets one GPU. Its batch follows by itself: the best one where it is, anew each round.
+
+Default search: `kernels/allotment.py`, which finds at least the fitness of the paper's genetic one, at a tenth of its time.
+`search=genetic` (and the preset) is the artifact's NSGA-II. GPU types are not told apart: see Sia.
+Not here: the change of batch between rounds, at the end of an epoch; here it waits for the round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainmaster.policies.base import Array, Decision, EngineRules, Floats, Line, Memory, Policy, Preset, View, check, policy
+from trainmaster.policies.goodput import Fits, count_moves, worth_if_moved
+from trainmaster.workload.perf.goodput import goodput_table
+
+Ints = NDArray[np.int64]
+
+UNALLOCATED = 1e-3  # added to every speed-up, so that a job without GPUs is dear and not infinitely so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    fairness: float = -1.0  # exponent of the power mean
+    interval_s: float = 60.0  # what has been observed is looked at so often, events or not
+    search: str = "neighbourhood"  # neighbourhood | genetic
+    steps: int = 3_000  # of the neighbourhood search, and as many again for every 20 jobs
+    population: int = 100  # of the genetic one
+    generations: int = 100
+    avoid_interference: bool = True  # at most one gang that spans nodes on a node
+    most_gpus: int = 64  # of a job
+    most_nodes: int = 16
+
+    def __post_init__(self) -> None:
+        check(self.search in ("neighbourhood", "genetic"), f"search: {self.search!r} is not neighbourhood or genetic")
+        check(self.steps >= 0 and self.population > 1 and self.generations > 0, "steps, population and generations count from 0, 2 and 1")
+        check(self.most_gpus > 0 and 0 < self.most_nodes <= 64, "most_gpus counts from 1, most_nodes from 1 to 64")
+
+
+PRESETS = {
+    "artifact": Preset(params={"search": "genetic"}, rules=EngineRules(due_grid_s=1.0), source="petuum/adaptdl, branch osdi21-artifact")
+}
+
+
+@policy(name="pollux", paper="Qiao et al., OSDI 2021", needs=("profile",), params=Params, presets=PRESETS)
+class Pollux(Policy[Params]):
+    round_s = 60.0
+
+    def start_memory(self, jobs: int) -> Memory:
+        return {**Fits.start(jobs), "restarts": np.zeros(jobs), "started": np.zeros(jobs)}
+
+    def decide(self, view: View, memory: Memory) -> Decision:
+        jobs = view.jobs
+        fits = Fits(memory, view)
+        fits.observe()
+        order = np.lexsort((jobs.seq, jobs.submit_s, jobs.attained_gpu_s, ~jobs.state["pinned"].astype(bool)))
+        if not len(order):
+            return Decision()
+        base = placements(view, order, self.params.most_nodes)
+        capacity = np.where(view.nodes.up, view.nodes.gpus, 0).astype(np.int64)
+        speed, most = self.speed_ups(view, fits, order, capacity)
+        terms = self.loss(speed * worth_if_moved(view, memory, order)[:, None, None])
+        held = (base[:, :, 1] * (base[:, :, 0] >= 0)).sum(axis=1)
+        spans = (base[:, 1, 0] >= 0).astype(int)
+        stay = self.loss(speed[np.arange(len(order)), spans, held])
+        pinned = jobs.state["pinned"][order].astype(bool) & (held > 0)
+        if pinned.any():
+            capacity -= dense(base[pinned], len(capacity)).sum(axis=0)
+        free = ~pinned
+        rows = base.copy()
+        rows[free] = self.place(view, memory, order[free], terms[free], stay[free], speed[free], base[free], most[free], capacity)
+        return self.answer(view, memory, fits, order, base, rows)
+
+    def speed_ups(self, view: View, fits: Fits, order: Array, capacity: Ints) -> tuple[Floats, Ints]:
+        """[job, spans nodes, GPUs] against a fair share on one node, scaled so that a node's worth is 1; and the most GPUs of each."""
+        total, jobs = int(capacity.sum()), len(order)
+        fair = -(-total // jobs)
+        scale = len(capacity) / max(total, 1)
+        known = fits.known(order)
+        most = np.minimum(fits.most_gpus(order), min(self.params.most_gpus, total))
+        speed = np.zeros((jobs, 2, int(most.max()) + 1))
+        speed[~known] = np.arange(speed.shape[2]) / fair  # nothing is known: linear
+        params, stats, limits = fits.columns(order[known])
+        table = goodput_table(params, stats, limits, most[known])
+        share = np.minimum(fair, limits[:, 1] // limits[:, 2])
+        base = fits.goodputs(order[known], share)
+        speed[known, :, : table.shape[2]] = table / base[:, None, None]
+        speed[np.arange(speed.shape[2]) > most[:, None, None] * np.ones((1, 2, 1))] = 0.0
+        return speed * scale, most
+
+    def loss(self, speed: Floats) -> Floats:
+        """What a job adds to the sum whose least value is the largest power mean."""
+        power, values = self.params.fairness, speed + UNALLOCATED
+        return -np.log(values) if power == 0 else values**power * (1.0 if power < 0 else -1.0)
+
+    def place(self, view: View, memory: Memory, order: Array, terms: Floats, stay: Floats, speed: Floats, base: Ints, most: Ints,
+              capacity: Ints) -> Ints:
+        """Where each job goes: (node, GPUs) parts, -1 ends."""
+        if not len(order):
+            return base
+        params, seed = self.params, int(view.rng.integers(1 << 31))
+        if params.search == "neighbourhood":
+            from trainmaster.policies.kernels.allotment import search
+
+            steps = params.steps * (1 + len(order) // 20)
+            rows, _ = search(terms, stay, base, most, capacity, params.avoid_interference, steps, seed)
+            return np.asarray(rows)
+        from trainmaster.policies.kernels.evolution import evolve
+
+        nodes, seq = len(capacity), view.jobs.seq[order]
+        present = dense(base, nodes)
+        people = recalled(memory, seq, present)
+        people, costs = evolve(people, present, terms, stay, speed, most, capacity, params.avoid_interference, params.most_nodes,
+                               params.population, params.generations, seed)  # fmt: skip
+        memory["population"], memory["population_seq"] = people, seq.copy()
+        return sparse(people[int(np.argmin(costs))], base.shape[1])
+
+    def answer(self, view: View, memory: Memory, fits: Fits, order: Array, base: Ints, rows: Ints) -> Decision:
+        lines = []
+        for job, before, after in zip(order.tolist(), base, rows, strict=True):
+            parts = [(int(node), int(gpus)) for node, gpus in after if node >= 0]
+            if not parts:
+                continue
+            count_moves(view, memory, job, [(int(node), int(gpus)) for node, gpus in before if node >= 0], parts)
+            config = fits.config(job, len(parts), sum(gpus for _, gpus in parts))
+            lines += [Line(int(view.jobs.row[job]), float(gpus), node=node, config=config) for node, gpus in parts]
+        return Decision(lines=tuple(lines), lease_s=self.params.interval_s)
+
+
+# ------------------------------------------------------------------------------------------------- rows and matrices
+
+
+def placements(view: View, order: Array, most_nodes: int) -> Ints:
+    """[job, part, (node, GPUs)] of what these jobs hold; -1 ends."""
+    base = np.zeros((len(order), most_nodes, 2), np.int64)
+    base[:, :, 0] = -1
+    for i, job in enumerate(order.tolist()):
+        if view.jobs.running[job]:
+            nodes, gpus = view.holdings(int(view.jobs.row[job]))
+            base[i, : len(nodes), 0], base[i, : len(nodes), 1] = nodes, gpus
+    return base
+
+
+def dense(rows: Ints, nodes: int) -> NDArray[np.int16]:
+    """[job, node] GPUs."""
+    matrix = np.zeros((len(rows), nodes + 1), np.int16)
+    np.put_along_axis(matrix, np.where(rows[:, :, 0] < 0, nodes, rows[:, :, 0]), rows[:, :, 1].astype(np.int16), axis=1)
+    return np.ascontiguousarray(matrix[:, :nodes])
+
+
+def sparse(matrix: NDArray[np.int16], most_nodes: int) -> Ints:
+    rows = np.zeros((len(matrix), most_nodes, 2), np.int64)
+    rows[:, :, 0] = -1
+    for row, gpus in zip(rows, matrix, strict=True):
+        nodes = np.flatnonzero(gpus)
+        row[: len(nodes), 0], row[: len(nodes), 1] = nodes, gpus[nodes]
+    return rows
+
+
+def recalled(memory: Memory, seq: Ints, present: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The last population with a row a job of now; where the jobs are, before the first."""
+    if "population" not in memory or memory["population"].shape[2] != present.shape[1]:
+        return present[None]
+    place = {job: row for row, job in enumerate(memory["population_seq"].tolist())}
+    old = np.array([place.get(job, -1) for job in seq.tolist()])
+    people = np.where((old >= 0)[:, None], memory["population"][:, old], 0)
+    return np.concatenate([present[None], people.astype(np.int16)])
