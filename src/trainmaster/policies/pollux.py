@@ -89,6 +89,7 @@ class Pollux(Policy[Params]):
         free = ~pinned
         rows = base.copy()
         rows[free] = self.place(view, memory, order[free], terms[free], stay[free], speed[free], base[free], most[free], capacity)
+        rows[(rows[:, :, 1] * (rows[:, :, 0] >= 0)).sum(axis=1) < np.nan_to_num(jobs.min_gpus[order], nan=0.0), :, 0] = -1
         lines = self.lines(view, memory, fits, order, base, rows)
         want, vacate = self.scaled(view, speed, terms, most, rows)
         return Decision(lines=tuple(lines), lease_s=self.params.interval_s, want_nodes=want, vacate=vacate)
@@ -107,7 +108,8 @@ class Pollux(Policy[Params]):
         share = np.minimum(fair, limits[:, 1] // limits[:, 2])
         base = fits.goodputs(order[known], share)
         speed[known, :, : table.shape[2]] = table / base[:, None, None]
-        speed[np.arange(speed.shape[2]) > most[:, None, None] * np.ones((1, 2, 1))] = 0.0
+        sizes, least = np.arange(speed.shape[2]), view.jobs.min_gpus[order][:, None]
+        speed.swapaxes(0, 1)[:, (sizes > most[:, None]) | (sizes < least)] = 0.0
         return speed * scale, most
 
     def loss(self, speed: Floats) -> Floats:
@@ -188,12 +190,11 @@ class Pollux(Policy[Params]):
 
 def placements(view: View, order: Array, most_nodes: int) -> Ints:
     """[job, part, (node, GPUs)] of what these jobs hold; -1 ends."""
-    base = np.zeros((len(order), most_nodes, 2), np.int64)
+    held = {i: view.holdings(int(view.jobs.row[job])) for i, job in enumerate(order.tolist()) if view.jobs.running[job]}
+    base = np.zeros((len(order), max([most_nodes, *(len(nodes) for nodes, _ in held.values())]), 2), np.int64)
     base[:, :, 0] = -1
-    for i, job in enumerate(order.tolist()):
-        if view.jobs.running[job]:
-            nodes, gpus = view.holdings(int(view.jobs.row[job]))
-            base[i, : len(nodes), 0], base[i, : len(nodes), 1] = nodes, gpus
+    for i, (nodes, gpus) in held.items():
+        base[i, : len(nodes), 0], base[i, : len(nodes), 1] = nodes, gpus
     return base
 
 
