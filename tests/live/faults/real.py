@@ -30,6 +30,7 @@ SOURCE = Path(__file__).parents[3] / "src"
 MAIN = "import sys; from trainmaster.cli.main import main; sys.exit(main())"
 SLOTS = 4
 PATIENCE_S = 90.0
+COMPILING_S = 300.0  # the engine's kernels, where nobody has yet
 
 RULES = """
 rules: {min_run_s: 0, poll_s: 0.2, most_preemptions: 0, start_timeout_s: 30, backoff_s: 0.5, stop_alert_s: 2}
@@ -98,20 +99,20 @@ class Cluster:
         return self.process.wait(60)
 
     def until_it_answers(self) -> dict[str, Any]:
-        return self.insist(lambda client: client.status())
+        return self.insist(lambda client: client.status(), COMPILING_S)
 
-    def insist(self, ask: Callable[[Client], T]) -> T:
+    def insist(self, ask: Callable[[Client], T], patience_s: float = PATIENCE_S) -> T:
         """As a client does that must have an answer: whoever is the controller by then gives it."""
-        until_s = time.monotonic() + PATIENCE_S
+        until_s = time.monotonic() + patience_s
         while True:
             try:
                 with Client.of_state(self.state) as client:
                     return ask(client)
             except (NotFound, InputError):
                 raise
-            except TrainmasterError:
+            except TrainmasterError as refusal:
                 if time.monotonic() > until_s:
-                    raise AssertionError(f"no answer for {PATIENCE_S:g} s; up.log ends:\n{self.log()}") from None
+                    raise AssertionError(f"no answer for {patience_s:g} s ({refusal}); up.log ends:\n{self.log()}") from None
                 time.sleep(0.05)
 
     def log(self) -> str:
