@@ -41,7 +41,7 @@ JOB = r"""
 file=$1 steps=$2 code=$3 checkpoints=$4
 say() { echo "$1 $TRAINMASTER_ATTEMPT $$ $(date +%s.%N)" >> "$file"; }
 last=$(grep '^begin' "$file" 2>/dev/null | tail -1 | cut -d' ' -f3)
-if [ -n "$last" ] && kill -0 "$last" 2>/dev/null; then say overlap; fi
+if [ -n "$last" ] && [ -n "$(tr -d '\0' < "/proc/$last/cmdline" 2>/dev/null)" ]; then say overlap; fi  # a zombie has none
 say begin
 trap 'say stopped; exit 143' TERM
 step=$(cat "$TRAINMASTER_CHECKPOINT_DIR/step" 2>/dev/null || echo 0)
@@ -81,8 +81,8 @@ class Cluster:
         self.kills = 0
 
     def argv(self) -> list[str]:
-        up = ["up", "--state", str(self.state), "--port", str(self.port), "--slots", str(SLOTS), "--config", str(self.folder / "config.yaml")]
-        return [sys.executable, "-c", MAIN, *up, *self.flags]
+        where = ["--state", str(self.state), "--port", str(self.port), "--config", str(self.folder / "config.yaml")]
+        return [sys.executable, "-c", MAIN, "up", *where, "--slots", str(SLOTS), *self.flags]
 
     def spawn(self) -> None:
         """It need not answer yet."""
