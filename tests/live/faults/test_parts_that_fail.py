@@ -76,6 +76,7 @@ def test_a_second_controller_on_the_same_store_refuses_in_one_line(cluster) -> N
     c.check()
 
 
+@pytest.mark.slow
 def test_jobs_run_on_while_the_database_is_away_and_nothing_is_lost(cluster, postgres) -> None:
     c = cluster(store=postgres.database("away"))
     ids = [c.insist(lambda client, i=i: client.submit(c.spec(f"j{i}", steps=20), key=f"k{i}"))[0] for i in range(6)]
