@@ -4,6 +4,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+TRAIN := .venv/.train
 
 .PHONY: help setup demo test test-all bench lint lock
 
@@ -28,10 +29,15 @@ $(READY): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/trainmaster simulate --trace synthetic:philly --load 1.4 --policy fifo,easy-backfill,sjf,las,tiresias-las,srtf --report report.html
 
-test: setup
+# What the jobs of the tests import. It is large, so it comes once, after the lock, whose versions it leaves alone.
+$(TRAIN): requirements-train.txt $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-train.txt
+	@touch $@
+
+test: $(TRAIN)
 	$(BIN)/python -m pytest -q
 
-test-all: setup
+test-all: $(TRAIN)
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
 bench: setup
