@@ -1,4 +1,4 @@
-"""The examples as they are shipped: each YAML file and batch script submitted, stopped once while it trains, resumed to the same weights."""
+"""The examples as they are shipped: each YAML file and batch script, stopped once while it trains, ends with the same weights."""
 
 from __future__ import annotations
 
