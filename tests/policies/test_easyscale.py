@@ -42,6 +42,13 @@ def test_jobs_with_nothing_come_first_and_no_gpu_is_given_in_vain():
     assert share_out([8], [one], [{}], {"": 7}, 0.3, mix=False) == [{"": 4}]
 
 
+def test_a_job_runs_on_its_minimum_or_not_at_all():
+    one = {"": 1.0}
+
+    assert share_out([8, 8], [one, one], [{"": 4}, {"": 4}], {"": 6}, 0.3, mix=False, least=[4, 4]) == [{"": 4}, {}]
+    assert share_out([8], [one], [{}], {"": 4}, 0.3, mix=False, least=[2]) == [{"": 4}]
+
+
 def test_a_job_without_d2_stays_on_its_type():
     two = {"v100": 3.0, "p100": 1.0}
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedules import cluster, job, schedule_of, simulate
+from trainmaster.cluster.yaml_file import cluster_from_yaml
 from trainmaster.engine.core import Setup
 from trainmaster.engine.loop import Simulation
 from trainmaster.errors import ParamError
@@ -144,6 +145,28 @@ def test_runs_repeat_and_no_node_gives_more_than_it_has(policy, on):
     assert first.allocations_csv() == again.allocations_csv()
     assert all(instant.gpus_overcommitted() == [] for instant in first.allocations)
     assert all(np.isfinite(fate.finish_s) for fate in first.fates.values())
+
+
+SCALING = """
+nodes:
+  - {count: 1, gpus: 4, type: aws}
+autoscale:
+  - {max_nodes: 6, gpus: 4, type: aws, label: cloud, start_up_s: 120}
+"""
+
+
+@needs_data
+def test_a_cluster_that_scales_grows_for_its_jobs_and_shrinks_when_they_have_gone():
+    trace, on = load_trace(DATA / "sia" / "workloads" / "pollux-workloads" / "workload-1.csv"), cluster_from_yaml(SCALING, "cloud.yaml")
+    model_of = trace.jobs.model.text()
+    together = trace.jobs.take(np.append(np.flatnonzero(model_of == "cifar10")[:7], np.flatnonzero(model_of == "deepspeech2")[:1]))
+    jobs, model = load_profiles(DATA / "sia" / "profiles").bind(together.replace(submit_s=np.zeros(8), eligible_s=np.zeros(8)), on)
+    result = Simulation(jobs, on, Pollux(autoscale="cloud", low_utility=0.5, high_utility=0.8), Setup(round_s=60.0), model=model).run()
+
+    assert result.capacity_gpus[0] == 4
+    assert result.capacity_gpus.max() > 4
+    assert result.capacity_gpus[-1] < result.capacity_gpus.max()
+    assert np.isfinite(result.finish_s).all()
 
 
 def test_sias_configurations_are_powers_of_two_in_a_node_and_whole_nodes():

@@ -61,6 +61,7 @@ class EasyScale(Policy[Params]):
         plans = share_out(
             [int(jobs.gpus[job]) for job in elastic], [self.capability(view, job) for job in elastic],
             [self.plan_held(view, job) for job in elastic], spare, self.params.most_waste, mix=self.params.mix,
+            least=np.nan_to_num(jobs.min_gpus[elastic], nan=1.0).astype(int).tolist(),
         )  # fmt: skip
         for job, plan in zip(elastic, plans, strict=True):
             lines += [Line(int(jobs.row[job]), float(n), type=type_ or None) for type_, n in plan.items() if n]
@@ -149,19 +150,26 @@ def proposal(workers: int, plan: Plan, capability: Mapping[str, float], spare: M
 
 
 def share_out(workers: Sequence[int], capability: Sequence[Mapping[str, float]], held: Sequence[Plan], spare: Mapping[str, int],
-              most_waste: float, *, mix: bool) -> list[dict[str, int]]:
-    """The plan of each job, {} = none: those held as far as there is room, then first plans, then proposals by score."""
+              most_waste: float, *, mix: bool, least: Sequence[int] | None = None) -> list[dict[str, int]]:
+    """The plan of each job, {} = none: those held as far as there is room, then first plans, then proposals by score.
+
+    `least`: GPUs below which a job does not run.
+    """
+    least = least or [1] * len(workers)
     left, plans = Counter(spare), [dict(plan) for plan in held]
-    for plan in plans:  # in order of arrival, so that the last shrink first
+    for job, plan in enumerate(plans):  # in order of arrival, so that the last shrink first
         for name in list(plan):
             plan[name] = min(plan[name], left[name])
             left[name] -= plan[name]
             if not plan[name]:
                 del plan[name]
+        if sum(plan.values()) < least[job]:
+            left.update(plan)
+            plan.clear()
     for job, plan in enumerate(plans):
-        if not plan and (free := [name for name in capability[job] if left[name] > 0]):
-            plan[free[0]] = 1
-            left[free[0]] -= 1
+        if not plan and (free := [name for name in capability[job] if left[name] >= least[job]]):
+            plan[free[0]] = least[job]
+            left[free[0]] -= least[job]
     while True:
         offers = [
             (offer, job) for job, plan in enumerate(plans)
