@@ -24,12 +24,13 @@ import numpy as np
 
 from trainmaster.cluster.cluster import Cluster, QueueSpec
 from trainmaster.engine.core import Setup
+from trainmaster.engine.handover import Parts
 from trainmaster.errors import BackendError, Conflict, InputError, NotFound
 from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observation, Seen
 from trainmaster.live.control import JobFilter
 from trainmaster.live.estimates import Estimates
 from trainmaster.live.fair_share import FairShare
-from trainmaster.live.jobs import LiveJob, slim
+from trainmaster.live.jobs import LiveJob, Needs
 from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.nodes import as_down, cluster_of
 from trainmaster.live.offers import obstacle
@@ -88,7 +89,9 @@ class Controller:
         self.changed: set[int] = set()  # jobs whose row of it is not as it was
         self.table_s = -np.inf
         self.acts = Acts()
-        self.forgotten: list[tuple[int, int]] = []  # attempts whose end is about to be committed
+        self.starts: list[tuple[LiveJob, AttemptRow]] = []  # what the backend is to be told once it is committed
+        self.stops: list[tuple[LiveJob, AttemptRow]] = []
+        self.forgotten: list[tuple[int, int]] = []  # attempts whose end is committed by then
         self.scheduling = Scheduling(policy, policy_rules, self.setup, self.acts)
         self.since_s = self.policy_since_s = self.now()
         self.made: Made | None = None
@@ -170,11 +173,11 @@ class Controller:
         self.backend.open(self.wake)
         now_s = self.now()
         active = self.store.active_jobs()
-        specs: dict[int, JobSpec] = {}
+        specs: dict[int, Needs] = {}
         for row in active.jobs:
             spec = specs.get(row.spec)
             if spec is None:
-                spec = specs[row.spec] = slim(JobSpec.model_validate_json(active.spec(row.spec)))
+                spec = specs[row.spec] = Needs.of(JobSpec.model_validate_json(active.spec(row.spec)))
             live = active.attempts.get(row.id, ())
             self._enter(LiveJob(row, spec, attempt=live[-1] if live else None))
         self.drained = {mark.name: mark.reason for mark in self.store.nodes() if mark.drained}
@@ -240,6 +243,7 @@ class Controller:
                 continue
             try:
                 result = command(self, changes)
+                self._take_acts(changes)  # the next command finds jobs as this one has left them
             except (NotFound, Conflict, InputError, BackendError, StoreUnavailable) as refusal:
                 answer.set_exception(refusal)
             else:
@@ -251,7 +255,7 @@ class Controller:
 
     def _decide(self) -> None:
         """Offer what is ready, and decide."""
-        now_s = self.now()
+        now_s, began = self.now(), time.monotonic()
         changes = Changes(now_s)
         if self.recheck:
             self._offer(changes)
@@ -259,57 +263,69 @@ class Controller:
             for id, reason in self.scheduling.renew(self._table(), list(self.offered.values()), self.cluster).items():
                 self.jobs[id].row.reason = f"can never fit: {reason}"
             self.stale = False
-        made = self._note(self.scheduling.decide(now_s))
+        made = self.scheduling.decide(now_s)
+        took_s = time.monotonic() - began
         if made is not None:
-            self.quiet_until = time.monotonic() + IDLE_SHARE * made.took_ms / 1e3
+            made = self._note(replace(made, took_ms=took_s * 1e3))
         self._carry(changes, made)
+        self.quiet_until = time.monotonic() + IDLE_SHARE * took_s
 
     def _carry(self, changes: Changes, made: Made | None) -> None:
         """Write down what has changed and what the engine wants; then tell the backend."""
-        stops, starts = self._take_acts(changes)
+        self._take_acts(changes)
         if made is None:
             self._commit(changes)
         else:
             self._until_stored(lambda: self._write(changes, made))
-        for job, attempt in stops:
-            self.tell_stop(job, attempt)
-        for job, attempt in starts:
+        for job, attempt in self.starts:
             self.tell_start(job, attempt)
+        for job, attempt in self.stops:
+            self.tell_stop(job, attempt)
         for id, number in self.forgotten:
             self._tell(partial(self.backend.forget, id, number))  # one that is not is seen again, and forgotten then
+        self.starts.clear()
+        self.stops.clear()
         self.forgotten.clear()
 
-    def _take_acts(self, changes: Changes) -> tuple[list[tuple[LiveJob, AttemptRow]], list[tuple[LiveJob, AttemptRow]]]:
-        """What the engine told its executor, as changes of jobs."""
-        stops, starts = [], []
+    def _take_acts(self, changes: Changes) -> None:
+        """What the engine told its executor, as changes of jobs; the backend is told once they are committed."""
+        begun = {seq for seq, _ in self.acts.starts}
         for seq in self.acts.stops:
-            job = self.jobs[seq]
-            attempt = job.attempt
-            assert attempt is not None
-            reason = attempt.reason or "preempt"
-            changes.attempt(attempt, asked_s=changes.now_s, reason=reason, state=Seen.DRAINING.value)
-            changes.state(job, State.COMPLETING if reason in ("cancel", "limit") else State.PREEMPTING, reason)
-            job.warned = False
-            stops.append((job, attempt))
+            if seq not in begun:
+                self._ask_to_stop(changes, self.jobs[seq])
         names = [node.name for node in self.nodes]
         for seq, parts in self.acts.starts:
-            job = self.jobs[seq]
-            job.attempt = AttemptRow(job=seq, attempt=job.row.attempts + 1, state=Seen.STARTING.value, shares=shares_of(parts, names),
-                                     claimed_s=changes.now_s)  # fmt: skip
-            job.seen, job.warned = None, False
-            self.holding[seq] = job
-            changes.new_attempts.append(job.attempt)
-            changes.job(
-                job, attempts=job.attempt.attempt, nodes=tuple(share.node for share in job.attempt.shares),
-                gpu_type=self.cluster.nodes[int(parts.node[0])].type or None,
-                start_s=changes.now_s if job.row.start_s is None else job.row.start_s,
-                engine={"slots": parts.slot.tolist()} if (parts.slot >= 0).any() else {},
-            )  # fmt: skip
-            changes.state(job, State.STARTING, "started", nodes=list(job.row.nodes), gpus=[share.gpus for share in job.attempt.shares])
-            starts.append((job, job.attempt))
+            self._begin(changes, self.jobs[seq], parts, names)
+        for seq in self.acts.stops:
+            if seq in begun:  # decided upon before it was written down
+                self._ask_to_stop(changes, self.jobs[seq])
         self.acts.stops.clear()
         self.acts.starts.clear()
-        return stops, starts
+
+    def _ask_to_stop(self, changes: Changes, job: LiveJob) -> None:
+        attempt = job.attempt
+        assert attempt is not None
+        reason = attempt.reason or "preempt"
+        changes.attempt(attempt, asked_s=changes.now_s, reason=reason, state=Seen.DRAINING.value)
+        changes.state(job, State.COMPLETING if reason in ("cancel", "limit") else State.PREEMPTING, reason)
+        job.warned = False
+        self.stops.append((job, attempt))
+
+    def _begin(self, changes: Changes, job: LiveJob, parts: Parts, names: list[str]) -> None:
+        attempt = job.attempt = AttemptRow(
+            job=job.id, attempt=job.row.attempts + 1, state=Seen.STARTING.value, shares=shares_of(parts, names), claimed_s=changes.now_s
+        )
+        job.seen, job.warned = None, False
+        self.holding[job.id] = job
+        changes.new_attempts.append(attempt)
+        changes.job(
+            job, attempts=attempt.attempt, nodes=tuple(share.node for share in attempt.shares),
+            gpu_type=self.cluster.nodes[int(parts.node[0])].type or None,
+            start_s=changes.now_s if job.row.start_s is None else job.row.start_s,
+            engine={"slots": parts.slot.tolist()} if (parts.slot >= 0).any() else {},
+        )  # fmt: skip
+        changes.state(job, State.STARTING, "started", nodes=list(job.row.nodes), gpus=[share.gpus for share in attempt.shares])
+        self.starts.append((job, attempt))
 
     def _note(self, made: Made | None) -> Made | None:
         if made is not None:
@@ -375,7 +391,7 @@ class Controller:
             if attempt.asked_s is None:
                 changes.state(job, State.RUNNING, "running")
                 engine.started(job.id)
-        if seen.checkpointed and not job.row.preemptible and job.spec.preemptible is None:
+        if seen.checkpointed and not job.row.preemptible and job.needs.preemptible is None:
             changes.job(job, preemptible=True)
             changes.event("checkpoint", job, reason="it has registered a checkpoint: it may be stopped for others")
             engine.set_pinned(job.id, False)
@@ -396,7 +412,8 @@ class Controller:
         step, saved = (seen.step, seen.saved_step) if seen.step is not None else (job.row.step, job.row.saved_step)
         again = outcome.state in (State.PENDING, State.RECOVERING, State.SUSPENDED)
         lost_steps = max((seen.step or 0) - (seen.saved_step or 0), 0) if again and seen.step is not None else 0
-        changes.attempt(attempt, end_s=end_s, exit_code=seen.exit_code, state=seen.seen.value, step=seen.step,
+        started_s = seen.started_s if attempt.start_s is None else attempt.start_s
+        changes.attempt(attempt, start_s=started_s, end_s=end_s, exit_code=seen.exit_code, state=seen.seen.value, step=seen.step,
                         saved_step=seen.saved_step, lost_steps=lost_steps, reason=outcome.reason)  # fmt: skip
         changes.job(
             job, run_s=job.row.run_s + held_s, gpu_s=job.row.gpu_s + held_s * gpus, step=saved if again else step, saved_step=saved,
@@ -472,20 +489,20 @@ class Controller:
         attempt = job.attempt
         assert attempt is not None
         if attempt.asked_s is not None:
-            return np.inf if job.warned else attempt.asked_s + job.spec.grace_s + self.rules.stop_alert_s
+            return np.inf if job.warned else attempt.asked_s + job.needs.grace_s + self.rules.stop_alert_s
         if attempt.start_s is None:
             return attempt.claimed_s + self.rules.start_timeout_s
         if job.row.limit_s is None:
             return np.inf
         end_s = attempt.claimed_s + job.row.limit_s  # of this attempt: a requeued job has its whole limit again, as with Slurm
-        lead_s = job.spec.signal.before_s if job.spec.signal is not None else 0.0
+        lead_s = job.needs.signal.before_s if job.needs.signal is not None else 0.0
         return end_s if job.warned or not lead_s else end_s - lead_s
 
     def _check_times(self, changes: Changes) -> None:
         engine = self.scheduling.engine
         assert engine is not None
         for job in [job for job in self.holding.values() if self._due_s(job) <= changes.now_s]:
-            attempt, signal = job.attempt, job.spec.signal
+            attempt, signal = job.attempt, job.needs.signal
             assert attempt is not None
             if attempt.asked_s is not None:
                 job.warned = True
@@ -525,7 +542,8 @@ class Controller:
             number = int(text.partition(":")[2])
             if number not in self.needed:
                 try:
-                    self.needed[number] = self.jobs[number].row.state if number in self.jobs else self._read(lambda: self.store.job(number)).state
+                    there = self.jobs.get(number)
+                    self.needed[number] = there.row.state if there is not None else self._read(partial(self.store.job, number)).state
                 except NotFound:
                     continue
 
@@ -656,7 +674,7 @@ class Controller:
         self._tell(start)
 
     def tell_stop(self, job: LiveJob, attempt: AttemptRow) -> None:
-        self._tell(lambda: self.backend.stop(job.id, attempt.attempt, grace_s=job.spec.grace_s, reason=attempt.reason))
+        self._tell(lambda: self.backend.stop(job.id, attempt.attempt, grace_s=job.needs.grace_s, reason=attempt.reason))
 
     def _tell(self, verb: Callable[[], None]) -> None:
         """What it cannot take is said, and told again when the attempt is missed."""

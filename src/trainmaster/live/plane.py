@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import trainmaster
+from trainmaster import __version__
 from trainmaster.errors import Conflict, NotFound
 from trainmaster.live import verbs
 from trainmaster.live.backends.base import NodeSeen
@@ -162,7 +162,7 @@ class Plane:
         gpus = sum(seen.node.gpus for seen in c.nodes if seen.up)
         used = sum(share.gpus for job in list(c.holding.values()) if job.attempt for share in job.attempt.shares)
         return {
-            "version": trainmaster.__version__, "since_s": c.since_s, "policy": c.scheduling.policy.name,
+            "version": __version__, "since_s": c.since_s, "policy": c.scheduling.policy.name,
             "backend": {"name": c.backend.name, **c.backend.report()}, "gpus": gpus, "gpus_used": used, "store": c.store.where,
             "jobs": {state.value: count for state, count in sorted(c.store.counts().items())}, "alerts": list(c.alerts.values()),
         }  # fmt: skip

@@ -146,7 +146,7 @@ def update(controller: Controller, changes: Changes, id: int, change: JobUpdate,
     if "gpus" in values:
         if job.attempt is not None:
             raise Conflict(f"job {job.id} holds its GPUs: their number can be changed only while it waits")
-        if values["gpus"] < 0 or (values["gpus"] > 1 and values["gpus"] % 1) or (values["gpus"] == 0 and job.spec.cpus == 0):
+        if values["gpus"] < 0 or (values["gpus"] > 1 and values["gpus"] % 1) or (values["gpus"] == 0 and job.needs.cpus == 0):
             raise InputError(f"gpus: a gang takes whole GPUs, at least one, not {values['gpus']:g}")
     if "queue" in values and job.attempt is not None:
         raise Conflict(f"job {job.id} runs: its queue can be changed only while it waits")
@@ -178,7 +178,7 @@ def stop(controller: Controller, changes: Changes, job: LiveJob, reason: str) ->
         changes.attempt(attempt, reason=reason)
         changes.state(job, State.COMPLETING if reason == "cancel" else State.PREEMPTING, reason)
         engine.take_back(job.id)  # if it was to start again, it is not now
-        controller.tell_stop(job, attempt)
+        controller.stops.append((job, attempt))
 
 
 def refuse_ending(job: LiveJob) -> str | None:

@@ -127,10 +127,10 @@ class Explainer:
 
     def _alternatives(self, job: LiveJob) -> Iterator[tuple[Mapping[str, Any], str]]:
         cluster = self.controller.cluster
-        if job.spec.gpu_types:
+        if job.needs.gpu_types:
             for name in cluster.types:
-                if name not in job.spec.gpu_types:
-                    yield {"gpu_types": (*job.spec.gpu_types, name)}, f"on {name or 'untyped nodes'}"
+                if name not in job.needs.gpu_types:
+                    yield {"gpu_types": (*job.needs.gpu_types, name)}, f"on {name or 'untyped nodes'}"
         for name in self.controller.queues:
             if name != job.row.queue:
                 yield {"queue": name}, f"in queue {name}"

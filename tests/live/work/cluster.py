@@ -18,7 +18,7 @@ from trainmaster.live.client import Client
 
 COMMAND = [sys.executable, "-m", "trainmaster.cli.main"]
 UP_S = 240.0  # the first start of a fresh checkout compiles the engine
-LONG_S = 60.0
+LONG_S = 40.0
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMEOUT"})
 RULES = "rules: {min_run_s: 0, most_preemptions: 0}\n"  # preempt whom the policy wants, when it wants
 
