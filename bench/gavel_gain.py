@@ -42,7 +42,7 @@ def measured(trace: Path, policy: str, artifact: bool) -> tuple[float, float]:
 
 
 def main() -> None:
-    rows = ["| trace | GPUs a type | policy | rounds: average JCT, max ρ | leases: average JCT, max ρ | JCT gained |", "|---|---|---|---|---|---|"]
+    rows = ["| trace | GPUs a type | policy | rounds: JCT, max ρ | leases: JCT, max ρ | JCT gained |", "|---|---|---|---|---|---|"]
     for trace in sorted((DATA / "traces").glob("*.trace")):
         for policy in sys.argv[1:] or ["gavel-max-min"]:
             (before_h, before_rho), (after_h, after_rho) = (measured(trace, policy, artifact) for artifact in (True, False))

@@ -61,6 +61,8 @@ def main() -> None:
         "Loading": loading,
         "philly.csv, simulation": philly,
         "Smaller traces, simulation": smaller,
+        "Gavel's traces on 36 GPUs of each of three types, simulation": gavel,
+        "One decision among many jobs (p99)": decisions,
         "A million jobs, --load 0.9 --round 60, simulation": million,
     }
     tables = {}
@@ -118,6 +120,31 @@ def smaller() -> list[dict[str, Any]]:
         preset = ("tiresias-las.preset=pollux-artifact",)
         rows.append(simulated("pollux workload-1 on 16x4, tiresias-las, rounds of 60 s", 50, budget_s=1.0, trace=trace, cluster="16x4",
                               profiles=profiles, policy="tiresias-las", settings=preset, round_s=60.0))  # fmt: skip
+    return rows
+
+
+def gavel() -> list[dict[str, Any]]:
+    profiles, rows = found("gavel/simulation_throughputs.json"), []
+    for jobs, budget_s in ((1_000, 10.0), (3_000, 30.0)):
+        trace = found(f"gavel/traces/cont_n{jobs}_seed0_lam1000.trace")
+        if profiles and trace:
+            rows.append(simulated(f"{jobs:,} jobs, gavel-max-min", 3, budget_s=budget_s, trace=trace, format="gavel", profiles=profiles,
+                                  cluster="36x1:v100+36x1:p100+36x1:k80", policy="gavel-max-min", restart_cost_s=0.0))  # fmt: skip
+    return rows
+
+
+def decisions() -> list[dict[str, Any]]:
+    rows = []
+    for what, budget_s, request in (
+        ("gavel-max-min, 10,000 jobs of 80 kinds, three types", 0.1, {"policy": "gavel-max-min", "jobs": 10_000, "kinds": 80, "gpus": 400}),
+        ("gavel-ftf, 2,000 jobs, each its own kind", 2.0, {"policy": "gavel-ftf", "jobs": 2_000, "kinds": 80, "gpus": 200}),
+        ("themis, 2,500 GPUs among 500 apps", 1.0, {"policy": "themis", "jobs": 5_000, "kinds": 10, "gpus": 2_500, "apps": 500}),
+    ):
+        note(what)
+        argv, asked = [sys.executable, str(HERE / "decisions.py")], json.dumps(request | {"decisions": 100 if budget_s < 1 else 10})
+        answer = json.loads(subprocess.run(argv, input=asked, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        rows.append(row(what, answer["seconds"], answer["rss_mib"], budget_s))
+        rows[-1]["met"] = rows[-1]["p99_s"] <= budget_s
     return rows
 
 

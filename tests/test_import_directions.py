@@ -67,12 +67,13 @@ def wrong_imports(source: str, module: str, is_package: bool = False) -> list[Vi
 
 def wrong_deeds(source: str, module: str) -> list[Violation]:
     room, wrong = room_of(module), []
+    seeded = module.startswith("trainmaster.policies.kernels.") and "np.random.seed(seed)" in source  # numba's own, by each call
     for node in ast.walk(ast.parse(source)):
         said = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name) else ""
         if room not in MAY_PRINT and (said in {"print", "input"} or said in {"os.environ", "os.getenv", "sys.stdout", "sys.stderr"}):
             wrong.append((node.lineno, said))
         owner, _, random = said.rpartition(".")
-        if room == "policies" and owner in {"np.random", "numpy.random"} and random not in RANDOM_TYPES:
+        if room == "policies" and not seeded and owner in {"np.random", "numpy.random"} and random not in RANDOM_TYPES:
             wrong.append((node.lineno, said))
     return wrong
 

@@ -37,7 +37,8 @@ TIMES_OF_POLICIES = {
     "gandiva-fair": {"quantum_s": 20.0},
     "themis": {"lease_s": 30.0},
 }
-TIMES_OF_POLICIES |= {name: {"lease_s": 20.0, "stay_s": 30.0, "solve_every_s": 60.0} for name, cls in policies().items() if issubclass(cls, Gavel)}
+TIMES_OF_GAVEL = {"lease_s": 20.0, "stay_s": 30.0, "solve_every_s": 60.0}
+TIMES_OF_POLICIES |= {name: TIMES_OF_GAVEL for name, cls in policies().items() if issubclass(cls, Gavel)}
 NAMES = list(policies())
 LIST_POLICIES = [name for name, cls in policies().items() if issubclass(cls, ListPolicy)]
 

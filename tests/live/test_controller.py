@@ -124,6 +124,16 @@ def test_a_job_that_checkpoints_is_stopped_for_a_shorter_one_and_goes_on(site):
     assert (record.preemptions, record.attempts) == (1, 2)
 
 
+def test_a_job_that_ends_by_itself_while_it_drains_makes_room_for_the_one_it_was_stopped_for(site):
+    s = site(4, policy="las", stop_delay_s=1e9)
+    (long,) = s.submit(spec(40, 4))
+    s.until(30)
+    (short,) = s.submit(spec(5, 4))
+    assert s.state(long) is State.PREEMPTING
+    s.until(43)
+    assert s.state(long) is State.SUCCEEDED and s.state(short) is State.RUNNING
+
+
 def test_a_job_that_registers_no_checkpoint_is_pinned_and_why_says_so(site):
     s = site(4, policy="las", checkpoints=False)
     (long,) = s.submit(spec(100, 4))

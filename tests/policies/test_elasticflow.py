@@ -134,7 +134,8 @@ def jobs_with_deadlines(draw: st.DrawFn) -> list[Job]:
 
 
 @given(
-    jobs_with_deadlines(), st.sampled_from(["1x4", "2x4", "1x8"]), st.sampled_from(["each", "together"]), st.sampled_from(["cheapest", "dearest"])
+    jobs_with_deadlines(), st.sampled_from(["1x4", "2x4", "1x8"]),
+    st.sampled_from(["each", "together"]), st.sampled_from(["cheapest", "dearest"]),
 )  # fmt: skip
 @settings(deadline=None, max_examples=60)
 def test_who_is_admitted_ends_in_time_if_run_times_are_as_predicted(jobs, on, admit, spare):

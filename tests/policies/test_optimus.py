@@ -28,6 +28,10 @@ def test_one_gpu_each_comes_first_in_order_of_arrival():
     assert share([A, A, B], 2).tolist() == [1, 1, 0]
 
 
+def test_a_job_begins_with_its_minimum_or_waits():
+    assert share([A, B], 3, [2, 2]).tolist() == [3, 0]
+
+
 def test_no_gpu_goes_where_it_saves_nothing():
     assert share([left(10, 1, 1, 2)], 8).tolist() == [1]
 

@@ -518,6 +518,7 @@ class Engine:
         row, S, handover = self.row(seq), self.state, self._handover
         if row in handover.drains:
             handover.gone(row)
+            handover.hand_over()
         if S.jobs[row]["running"]:
             kernels.end_job(S.clock, np.int32(row))
         elif S.jobs[row]["phase"] == WAITING:

@@ -30,7 +30,7 @@ from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observati
 from trainmaster.live.control import JobFilter
 from trainmaster.live.estimates import Estimates
 from trainmaster.live.fair_share import FairShare
-from trainmaster.live.jobs import LiveJob, slim
+from trainmaster.live.jobs import LiveJob, Needs
 from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.nodes import as_down, cluster_of
 from trainmaster.live.offers import obstacle
@@ -173,11 +173,11 @@ class Controller:
         self.backend.open(self.wake)
         now_s = self.now()
         active = self.store.active_jobs()
-        specs: dict[int, JobSpec] = {}
+        specs: dict[int, Needs] = {}
         for row in active.jobs:
             spec = specs.get(row.spec)
             if spec is None:
-                spec = specs[row.spec] = slim(JobSpec.model_validate_json(active.spec(row.spec)))
+                spec = specs[row.spec] = Needs.of(JobSpec.model_validate_json(active.spec(row.spec)))
             live = active.attempts.get(row.id, ())
             self._enter(LiveJob(row, spec, attempt=live[-1] if live else None))
         self.drained = {mark.name: mark.reason for mark in self.store.nodes() if mark.drained}
@@ -255,7 +255,7 @@ class Controller:
 
     def _decide(self) -> None:
         """Offer what is ready, and decide."""
-        now_s = self.now()
+        now_s, began = self.now(), time.monotonic()
         changes = Changes(now_s)
         if self.recheck:
             self._offer(changes)
@@ -263,10 +263,12 @@ class Controller:
             for id, reason in self.scheduling.renew(self._table(), list(self.offered.values()), self.cluster).items():
                 self.jobs[id].row.reason = f"can never fit: {reason}"
             self.stale = False
-        made = self._note(self.scheduling.decide(now_s))
+        made = self.scheduling.decide(now_s)
+        took_s = time.monotonic() - began
         if made is not None:
-            self.quiet_until = time.monotonic() + IDLE_SHARE * made.took_ms / 1e3
+            made = self._note(replace(made, took_ms=took_s * 1e3))
         self._carry(changes, made)
+        self.quiet_until = time.monotonic() + IDLE_SHARE * took_s
 
     def _carry(self, changes: Changes, made: Made | None) -> None:
         """Write down what has changed and what the engine wants; then tell the backend."""
@@ -389,7 +391,7 @@ class Controller:
             if attempt.asked_s is None:
                 changes.state(job, State.RUNNING, "running")
                 engine.started(job.id)
-        if seen.checkpointed and not job.row.preemptible and job.spec.preemptible is None:
+        if seen.checkpointed and not job.row.preemptible and job.needs.preemptible is None:
             changes.job(job, preemptible=True)
             changes.event("checkpoint", job, reason="it has registered a checkpoint: it may be stopped for others")
             engine.set_pinned(job.id, False)
@@ -410,7 +412,8 @@ class Controller:
         step, saved = (seen.step, seen.saved_step) if seen.step is not None else (job.row.step, job.row.saved_step)
         again = outcome.state in (State.PENDING, State.RECOVERING, State.SUSPENDED)
         lost_steps = max((seen.step or 0) - (seen.saved_step or 0), 0) if again and seen.step is not None else 0
-        changes.attempt(attempt, end_s=end_s, exit_code=seen.exit_code, state=seen.seen.value, step=seen.step,
+        started_s = seen.started_s if attempt.start_s is None else attempt.start_s
+        changes.attempt(attempt, start_s=started_s, end_s=end_s, exit_code=seen.exit_code, state=seen.seen.value, step=seen.step,
                         saved_step=seen.saved_step, lost_steps=lost_steps, reason=outcome.reason)  # fmt: skip
         changes.job(
             job, run_s=job.row.run_s + held_s, gpu_s=job.row.gpu_s + held_s * gpus, step=saved if again else step, saved_step=saved,
@@ -486,20 +489,20 @@ class Controller:
         attempt = job.attempt
         assert attempt is not None
         if attempt.asked_s is not None:
-            return np.inf if job.warned else attempt.asked_s + job.spec.grace_s + self.rules.stop_alert_s
+            return np.inf if job.warned else attempt.asked_s + job.needs.grace_s + self.rules.stop_alert_s
         if attempt.start_s is None:
             return attempt.claimed_s + self.rules.start_timeout_s
         if job.row.limit_s is None:
             return np.inf
         end_s = attempt.claimed_s + job.row.limit_s  # of this attempt: a requeued job has its whole limit again, as with Slurm
-        lead_s = job.spec.signal.before_s if job.spec.signal is not None else 0.0
+        lead_s = job.needs.signal.before_s if job.needs.signal is not None else 0.0
         return end_s if job.warned or not lead_s else end_s - lead_s
 
     def _check_times(self, changes: Changes) -> None:
         engine = self.scheduling.engine
         assert engine is not None
         for job in [job for job in self.holding.values() if self._due_s(job) <= changes.now_s]:
-            attempt, signal = job.attempt, job.spec.signal
+            attempt, signal = job.attempt, job.needs.signal
             assert attempt is not None
             if attempt.asked_s is not None:
                 job.warned = True
@@ -671,7 +674,7 @@ class Controller:
         self._tell(start)
 
     def tell_stop(self, job: LiveJob, attempt: AttemptRow) -> None:
-        self._tell(lambda: self.backend.stop(job.id, attempt.attempt, grace_s=job.spec.grace_s, reason=attempt.reason))
+        self._tell(lambda: self.backend.stop(job.id, attempt.attempt, grace_s=job.needs.grace_s, reason=attempt.reason))
 
     def _tell(self, verb: Callable[[], None]) -> None:
         """What it cannot take is said, and told again when the attempt is missed."""

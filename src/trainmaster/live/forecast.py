@@ -177,8 +177,8 @@ def changed_job(fork: Fork, id: int, change: Mapping[str, Any]) -> Fork:
     for job in fork.jobs:
         if job.id == id:
             row = replace(job.row, **{name: value for name, value in change.items() if name != "gpu_types"})
-            spec = job.spec.model_copy(update={"gpu_types": change["gpu_types"]}) if "gpu_types" in change else job.spec
-            job = replace(job, row=row, spec=spec)
+            needs = replace(job.needs, gpu_types=change["gpu_types"]) if "gpu_types" in change else job.needs
+            job = replace(job, row=row, needs=needs)
         jobs.append(job)
     state = fork.snapshot.state.copy()
     if "gpus" in change:

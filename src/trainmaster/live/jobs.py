@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from trainmaster.live.backends.base import Observation
 from trainmaster.live.control import JobRecord
-from trainmaster.live.spec import JobSpec
+from trainmaster.live.spec import JobSpec, Retry, StopSignal
 from trainmaster.live.states import State
 from trainmaster.live.store.rows import AttemptRow, JobRow
 
 WAITING = frozenset({State.PENDING, State.RECOVERING})
 
 
-def slim(spec: JobSpec) -> JobSpec:
-    """What scheduling needs of it: environments and scripts of ten thousand jobs stay in the store until they start."""
-    return spec.model_copy(update={"env": {}, "script": None, "setup": None, "script_args": ()})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What scheduling must know of a submission, all else stays in the store until the job starts; alike ones are one object."""
+
+    gpu_types: tuple[str, ...]
+    nodes: int | None
+    min_gpus: float | None
+    max_gpus: float | None
+    cpus: float
+    memory_gib: float
+    preemptible: bool | None
+    grace_s: float
+    signal: StopSignal | None
+    retry: Retry
+    array_limit: int | None
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Needs:
+        return _shared(
+            cls(
+                gpu_types=spec.gpu_types, nodes=spec.nodes, min_gpus=spec.min_gpus, max_gpus=spec.max_gpus, cpus=spec.cpus,
+                memory_gib=spec.memory_gib, preemptible=spec.preemptible, grace_s=spec.grace_s, signal=spec.signal, retry=spec.retry,
+                array_limit=spec.array.limit if spec.array is not None else None,
+            )
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=4_096)
+def _shared(needs: Needs) -> Needs:
+    return needs
 
 
 @dataclass(slots=True, eq=False)
 class LiveJob:
     row: JobRow
-    spec: JobSpec  # slim
+    needs: Needs
     attempt: AttemptRow | None = None
     seen: Observation | None = None  # the newest of its live attempt
     retry_at_s: float = 0.0  # not offered before

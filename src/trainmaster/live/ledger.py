@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainmaster.live.jobs import LiveJob, slim
+from trainmaster.live.jobs import LiveJob, Needs
 from trainmaster.live.spec import JobSpec
 from trainmaster.live.states import FOLLOWS, State
 from trainmaster.live.store.rows import AttemptRow, JobRow, NewEvent, NewJob
@@ -40,8 +40,8 @@ class Submission:
             tx.remember_key(self.actor, self.key, self.ids)
 
     def jobs(self) -> list[LiveJob]:
-        slims = {id(spec): slim(spec) for spec in self.specs}
-        return [LiveJob(JobRow(id=job, **{f: getattr(row, f) for f in ROW_FIELDS}), slims[id(spec)])
+        needs = {id(spec): Needs.of(spec) for spec in self.specs}
+        return [LiveJob(JobRow(id=job, **{f: getattr(row, f) for f in ROW_FIELDS}), needs[id(spec)])
                 for job, (spec, row) in zip(self.ids, self.rows, strict=True)]  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def obstacle(job: LiveJob, state_of: Mapping[int, State], array_running: Counter
         if state is None or SATISFIED[kind](state):  # a job that the store no longer has cannot hold anybody up
             continue
         return Obstacle(f"dependency {text}", never=kind in NEVER and NEVER[kind](state))
-    limit = job.spec.array.limit if job.spec.array is not None else None
+    limit = job.needs.array_limit
     if limit is not None and row.array_job is not None and array_running[row.array_job] >= limit:
         return Obstacle(f"array limit of {limit}")
     return None

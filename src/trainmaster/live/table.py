@@ -18,7 +18,7 @@ from trainmaster.workload.jobs import Floats, JobTable
 def table_of(jobs: Sequence[LiveJob], rules: Rules, estimates: Estimates, work: Sequence[float] | float = np.inf) -> JobTable:
     """Rows by (submission, id); `seq` is the job's id. `work`: in seconds at what each asks for, where a fork guesses it."""
     rows = [job.row for job in jobs]
-    specs = [job.spec for job in jobs]
+    needs = [job.needs for job in jobs]
     limits = [rules.default_limit_s if row.limit_s is None else row.limit_s for row in rows]
     known = [estimates.run_time(job) for job in jobs]
     predicted = [limit if found is None else found[0] for found, limit in zip(known, limits, strict=True)]
@@ -34,12 +34,12 @@ def table_of(jobs: Sequence[LiveJob], rules: Rules, estimates: Estimates, work: 
         eligible_s=[row.eligible_s for row in rows],
         work=work if isinstance(work, float) else np.asarray(work),
         gpus=[row.gpus for row in rows],
-        accepts=[spec.gpu_types for spec in specs] if any(spec.gpu_types for spec in specs) else None,
-        max_nodes=[spec.nodes or 0 for spec in specs],
-        cpus=[spec.cpus for spec in specs],
-        memory_gib=[spec.memory_gib for spec in specs],
-        min_gpus=_numbers([spec.min_gpus for spec in specs]),
-        max_gpus=_numbers([spec.max_gpus for spec in specs]),
+        accepts=[each.gpu_types for each in needs] if any(each.gpu_types for each in needs) else None,
+        max_nodes=[each.nodes or 0 for each in needs],
+        cpus=[each.cpus for each in needs],
+        memory_gib=[each.memory_gib for each in needs],
+        min_gpus=_numbers([each.min_gpus for each in needs]),
+        max_gpus=_numbers([each.max_gpus for each in needs]),
         limit_s=limits,
         deadline_s=_numbers([row.deadline_s for row in rows]),
         priority=[row.priority + rules.queue(row.queue).priority - job.overuse for row, job in zip(rows, jobs, strict=True)],

@@ -58,7 +58,7 @@ def outcome_of(job: LiveJob, seen: Observation) -> Outcome:
     if lost:
         return Outcome(State.RECOVERING, seen.message or "its processes were lost", failure=True)
     code = seen.exit_code
-    retry = job.spec.retry
+    retry = job.needs.retry
     if job.row.tries < retry.max and (not retry.exit_codes or code in retry.exit_codes):
         return Outcome(State.PENDING, f"try {job.row.tries + 2} of {retry.max + 1} after exit {code}", retried=True)
     return Outcome(State.FAILED, f"exit {code}")

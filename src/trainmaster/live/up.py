@@ -22,6 +22,7 @@ from trainmaster.live.http.server import Server, Tls, announced, is_loopback
 from trainmaster.live.plane import Plane
 from trainmaster.live.policies import chosen
 from trainmaster.live.settings import Settings, differences, reread
+from trainmaster.live.snapshots import Snapshots
 from trainmaster.live.store import Store
 
 RELOADED = ("queues", "node_queues", "rules")  # what a running controller takes up; the rest asks for a new start
@@ -70,7 +71,8 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
         current[0] = fresh
         return lines
 
-    plane = Plane(controller, reload=reload if settings.config is not None else None)
+    snapshots = Snapshots(settings.state.absolute() / "snapshots")
+    plane = Plane(controller, reload=reload if settings.config is not None else None, snapshots=snapshots)
     auth = Authenticator(store, clock)
     loopback = is_loopback(settings.host)
     app = make_app(plane, auth, http.Settings(open_queue=settings.open_queue, loopback=loopback, secure=tls is not None))

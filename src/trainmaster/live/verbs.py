@@ -146,7 +146,7 @@ def update(controller: Controller, changes: Changes, id: int, change: JobUpdate,
     if "gpus" in values:
         if job.attempt is not None:
             raise Conflict(f"job {job.id} holds its GPUs: their number can be changed only while it waits")
-        if values["gpus"] < 0 or (values["gpus"] > 1 and values["gpus"] % 1) or (values["gpus"] == 0 and job.spec.cpus == 0):
+        if values["gpus"] < 0 or (values["gpus"] > 1 and values["gpus"] % 1) or (values["gpus"] == 0 and job.needs.cpus == 0):
             raise InputError(f"gpus: a gang takes whole GPUs, at least one, not {values['gpus']:g}")
     if "queue" in values and job.attempt is not None:
         raise Conflict(f"job {job.id} runs: its queue can be changed only while it waits")

@@ -21,6 +21,7 @@ time grows *most*. Not here: its restart times, and its table of largest sizes, 
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,23 +173,21 @@ def keeps_promises(plan: Floats, demand: Demand, now_s: float, admitted: Array) 
 def give_spare(demand: Demand, jobs: Array, now_gpus: Ints, total: int, now_s: float, step_s: float, *, dearest: bool) -> None:
     """Hand out the GPUs that no plan needs for the next `step_s`, size by size; changes `now_gpus`."""
     free = total - int(now_gpus.sum())
-    order = jobs[np.lexsort((demand.seq[jobs], demand.deadline_s[jobs]))].tolist()
-    offers = {job: next_size(demand, job, int(now_gpus[job]), now_s, step_s) for job in order}
-    while free > 0:
-        best, best_key = None, None
-        for rank, job in enumerate(order):
-            up, growth = offers[job]
-            if up == 0 or up - now_gpus[job] > free:
-                continue
-            key = (now_gpus[job] > 0, -growth if dearest else growth, rank)
-            if best_key is None or key < best_key:
-                best, best_key = job, key
-        if best is None:
-            return
-        up = offers[best][0]
-        free -= up - int(now_gpus[best])
-        now_gpus[best] = up
-        offers[best] = next_size(demand, best, up, now_s, step_s)
+    offers: list[tuple[bool, float, int, int, int]] = []  # (holds some, growth, rank, job, next size), the first is served
+
+    def offer(rank: int, job: int) -> None:
+        up, growth = next_size(demand, job, int(now_gpus[job]), now_s, step_s)
+        if up:
+            heapq.heappush(offers, (bool(now_gpus[job] > 0), -growth if dearest else growth, rank, job, up))
+
+    for rank, job in enumerate(jobs[np.lexsort((demand.seq[jobs], demand.deadline_s[jobs]))].tolist()):
+        offer(rank, job)
+    while offers and free > 0:
+        _, _, rank, job, up = heapq.heappop(offers)
+        if up - now_gpus[job] <= free:  # what does not fit now never will
+            free -= up - int(now_gpus[job])
+            now_gpus[job] = up
+            offer(rank, job)
 
 
 def next_size(demand: Demand, job: int, gpus: int, now_s: float, step_s: float) -> tuple[int, float]:

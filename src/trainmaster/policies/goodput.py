@@ -71,12 +71,13 @@ class Fits:
         return ~np.isnan(self.memory["params"][self.view.jobs.seq[jobs], 0])
 
     def most_gpus(self, jobs: Array) -> Ints:
-        """Twice what a job has been seen on, at least one; no more than its batch or its user allows."""
+        """Twice what a job has been seen on, at least one, and its minimum; no more than its batch or its user allows."""
         table, rows = self.view.jobs.table, self.view.jobs.row[jobs]
         seen = np.maximum(2 * self.memory["seen_gpus"][self.view.jobs.seq[jobs]], 1)
         batch = np.array([1 if self.fixed[job] else self.limits[job].most_gpus() for job in jobs.tolist()], np.int64)
         asked = np.where(np.isnan(table.max_gpus[rows]), np.inf, table.max_gpus[rows])
-        return np.maximum(np.minimum(np.minimum(seen, batch), asked), 1).astype(np.int64)
+        least = np.nan_to_num(table.min_gpus[rows], nan=1.0)
+        return np.maximum(np.minimum(np.minimum(np.maximum(seen, least), batch), asked), 1).astype(np.int64)
 
     def columns(self, jobs: Array) -> tuple[Floats, Floats, Ints]:
         """(params, stats, limits), a row a job."""

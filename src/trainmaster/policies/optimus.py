@@ -71,7 +71,9 @@ class Optimus(Policy[Params]):
             return Decision()
         oracle = self.params.estimate == "oracle"
         left = oracle_left(view, total, self.params.whole_epochs) if oracle else self.fitted_left(view, memory, total)
-        counts = share(left, total)
+        most, least = np.nan_to_num(jobs.max_gpus, nan=np.inf), np.nan_to_num(jobs.min_gpus, nan=1.0)
+        left = [seconds[: int(min(bound, total)) + 1] for seconds, bound in zip(left, most.tolist(), strict=True)]
+        counts = share(left, total, np.maximum(least, 1).astype(int).tolist())
         return Decision(lines=tuple(self.placed(view, counts)), lease_s=self.params.interval_s)
 
     def fitted_left(self, view: View, memory: Memory, total: int) -> list[Floats]:
@@ -131,9 +133,9 @@ def oracle_left(view: View, total: int, whole_epochs: bool) -> list[Floats]:
 # ------------------------------------------------------------------------------------------------- growth
 
 
-def share(left: Sequence[Floats], total: int) -> Array:
-    """GPUs of each job: one each in order, then one at a time to the largest saving, while it is positive."""
-    grown = grow([_on(seconds) for seconds in left], [(1,)] * len(left), (1.0,), total)
+def share(left: Sequence[Floats], total: int, least: Sequence[int] | None = None) -> Array:
+    """GPUs of each job: one each (its least) in order, then one at a time to the largest saving, while it is positive."""
+    grown = grow([_on(seconds) for seconds in left], [(first,) for first in least or [1] * len(left)], (1.0,), total)
     return np.array([counts[0] for counts in grown], np.int64)
 
 

@@ -11,6 +11,9 @@ Every round the fitness is made as large as can be found over all placements; no
 (interference avoidance), and a job gets no more than twice the GPUs it has been seen on, so that its fit is believed in
 steps. A job that has reported nothing yet gets one GPU. Its batch follows by itself: the best one where it is, anew each round.
 
+autoscale  utility = sum of speed-ups against one GPU / GPUs there; outside [low_utility, high_utility] the cluster is given as many
+           nodes of the `autoscale` entry named so as bring it nearest to their middle                    [section 4.2.2, cloud]
+
 Default search: `kernels/allotment.py`, which finds at least the fitness of the paper's genetic one, at a tenth of its time.
 `search=genetic` (and the preset) is the artifact's NSGA-II. GPU types are not told apart: see Sia.
 Not here: the change of batch between rounds, at the end of an epoch; here it waits for the round.
@@ -43,10 +46,14 @@ class Params:
     avoid_interference: bool = True  # at most one gang that spans nodes on a node
     most_gpus: int = 64  # of a job
     most_nodes: int = 16
+    autoscale: str | None = None  # name of the cluster file's entry
+    low_utility: float = 0.35
+    high_utility: float = 0.65
 
     def __post_init__(self) -> None:
         check(self.search in ("neighbourhood", "genetic"), f"search: {self.search!r} is not neighbourhood or genetic")
         check(self.steps >= 0 and self.population > 1 and self.generations > 0, "steps, population and generations count from 0, 2 and 1")
+        check(0 < self.low_utility < self.high_utility < 1, "low_utility and high_utility lie in this order between 0 and 1")
         check(self.most_gpus > 0 and 0 < self.most_nodes <= 64, "most_gpus counts from 1, most_nodes from 1 to 64")
 
 
@@ -82,7 +89,10 @@ class Pollux(Policy[Params]):
         free = ~pinned
         rows = base.copy()
         rows[free] = self.place(view, memory, order[free], terms[free], stay[free], speed[free], base[free], most[free], capacity)
-        return self.answer(view, memory, fits, order, base, rows)
+        rows[(rows[:, :, 1] * (rows[:, :, 0] >= 0)).sum(axis=1) < np.nan_to_num(jobs.min_gpus[order], nan=0.0), :, 0] = -1
+        lines = self.lines(view, memory, fits, order, base, rows)
+        want, vacate = self.scaled(view, speed, terms, most, rows)
+        return Decision(lines=tuple(lines), lease_s=self.params.interval_s, want_nodes=want, vacate=vacate)
 
     def speed_ups(self, view: View, fits: Fits, order: Array, capacity: Ints) -> tuple[Floats, Ints]:
         """[job, spans nodes, GPUs] against a fair share on one node, scaled so that a node's worth is 1; and the most GPUs of each."""
@@ -98,7 +108,8 @@ class Pollux(Policy[Params]):
         share = np.minimum(fair, limits[:, 1] // limits[:, 2])
         base = fits.goodputs(order[known], share)
         speed[known, :, : table.shape[2]] = table / base[:, None, None]
-        speed[np.arange(speed.shape[2]) > most[:, None, None] * np.ones((1, 2, 1))] = 0.0
+        sizes, least = np.arange(speed.shape[2]), view.jobs.min_gpus[order][:, None]
+        speed.swapaxes(0, 1)[:, (sizes > most[:, None]) | (sizes < least)] = 0.0
         return speed * scale, most
 
     def loss(self, speed: Floats) -> Floats:
@@ -128,7 +139,41 @@ class Pollux(Policy[Params]):
         memory["population"], memory["population_seq"] = people, seq.copy()
         return sparse(people[int(np.argmin(costs))], base.shape[1])
 
-    def answer(self, view: View, memory: Memory, fits: Fits, order: Array, base: Ints, rows: Ints) -> Decision:
+    def scaled(self, view: View, speed: Floats, terms: Floats, most: Ints, rows: Ints) -> tuple[dict[str, int], tuple[int, ...]]:
+        """(nodes wanted, nodes given back): none of either where the cluster does not scale."""
+        name, nodes = self.params.autoscale, view.nodes
+        if name is None:
+            return {}, ()
+        from trainmaster.policies.kernels.allotment import search
+
+        group = (nodes.label == name) | (nodes.type == name)
+        here, use = np.flatnonzero(group & nodes.up), dense(rows, len(nodes.gpus)).sum(axis=0)
+        others = np.where(nodes.up & ~group, nodes.gpus, 0).astype(np.int64)
+        candidates = np.concatenate([here, np.flatnonzero(group & ~nodes.up)])
+
+        def utility(count: int, placed: Ints | None = None) -> float:
+            capacity = others.copy()
+            capacity[candidates[:count]] = nodes.gpus[candidates[:count]]
+            if placed is None:
+                nowhere = np.full_like(rows, -1)
+                placed, _ = search(terms, np.full(len(terms), np.inf), nowhere, most, capacity, self.params.avoid_interference, 300, 0)
+            gpus, spans = (placed[:, :, 1] * (placed[:, :, 0] >= 0)).sum(axis=1), (placed[:, 1, 0] >= 0).astype(int)
+            alone = np.maximum(speed[:, 0, 1], 1e-12)
+            return float((speed[np.arange(len(gpus)), spans, gpus] / alone).sum()) / max(int(capacity.sum()), 1)
+
+        wanted, least = len(here), 0 if others.any() else 1
+        if not self.params.low_utility <= utility(len(here), rows) <= self.params.high_utility:
+            middle = (self.params.low_utility + self.params.high_utility) / 2
+            low, high = least, len(candidates)  # utility falls with the number of nodes
+            while low < high:
+                count = (low + high) // 2
+                low, high = (count + 1, high) if utility(count) > middle else (low, count)
+            wanted = min((max(low - 1, least), low), key=lambda count: abs(utility(count) - middle))
+        leaving = np.flatnonzero(group & nodes.vacating).tolist() if wanted <= len(here) else []
+        leaving += here[np.argsort(use[here], kind="stable")][: max(len(here) - wanted, 0)].tolist()
+        return {name: wanted}, tuple(leaving)
+
+    def lines(self, view: View, memory: Memory, fits: Fits, order: Array, base: Ints, rows: Ints) -> list[Line]:
         lines = []
         for job, before, after in zip(order.tolist(), base, rows, strict=True):
             parts = [(int(node), int(gpus)) for node, gpus in after if node >= 0]
@@ -137,7 +182,7 @@ class Pollux(Policy[Params]):
             count_moves(view, memory, job, [(int(node), int(gpus)) for node, gpus in before if node >= 0], parts)
             config = fits.config(job, len(parts), sum(gpus for _, gpus in parts))
             lines += [Line(int(view.jobs.row[job]), float(gpus), node=node, config=config) for node, gpus in parts]
-        return Decision(lines=tuple(lines), lease_s=self.params.interval_s)
+        return lines
 
 
 # ------------------------------------------------------------------------------------------------- rows and matrices
@@ -145,12 +190,11 @@ class Pollux(Policy[Params]):
 
 def placements(view: View, order: Array, most_nodes: int) -> Ints:
     """[job, part, (node, GPUs)] of what these jobs hold; -1 ends."""
-    base = np.zeros((len(order), most_nodes, 2), np.int64)
+    held = {i: view.holdings(int(view.jobs.row[job])) for i, job in enumerate(order.tolist()) if view.jobs.running[job]}
+    base = np.zeros((len(order), max([most_nodes, *(len(nodes) for nodes, _ in held.values())]), 2), np.int64)
     base[:, :, 0] = -1
-    for i, job in enumerate(order.tolist()):
-        if view.jobs.running[job]:
-            nodes, gpus = view.holdings(int(view.jobs.row[job]))
-            base[i, : len(nodes), 0], base[i, : len(nodes), 1] = nodes, gpus
+    for i, (nodes, gpus) in held.items():
+        base[i, : len(nodes), 0], base[i, : len(nodes), 1] = nodes, gpus
     return base
 
 

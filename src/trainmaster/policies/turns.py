@@ -146,7 +146,7 @@ class Leases:
         other = np.concatenate([np.full(len(job), NOBODY), beside])
         job, type_ = np.concatenate([job, pair]), np.concatenate([type_, pair_type])
         give(turn, left, jobs.gpus, job[largest], type_[largest], partner, other[largest])
-        if self.fills:
+        if self.fills and left.any():
             job, type_ = np.nonzero((view.rates > 0) & (turn == NO_TURN)[:, None])
             speed = view.rates[job, type_] / view.rates.max(axis=1)[job]
             fastest = np.lexsort((job, ~(held[job] == type_), -speed))
@@ -267,19 +267,22 @@ class Rounds:
 
 def give(turn: Ints, left: Floats, gpus: Floats, job: Ints, type_: Ints, partner: Ints | None = None, other: Ints | None = None) -> None:
     """In this order, each job that has no turn yet takes one where it still fits; a pair, if neither has one."""
-    room, most = left.tolist(), left.sum()
     others = np.full(len(job), NOBODY) if other is None else other
-    for m, n, j, gang in zip(job.tolist(), others.tolist(), type_.tolist(), gpus[job].tolist(), strict=True):
-        if gang <= room[j] and turn[m] == NO_TURN and (n == NOBODY or turn[n] == NO_TURN):
-            turn[m] = j
-            if n != NOBODY:
-                assert partner is not None
-                turn[n], partner[m], partner[n] = j, n, m
-            room[j] -= gang
-            most -= gang
-            if most <= 0:
-                break
-    left[:] = room
+    for begin in range(0, len(job), PIECE):  # most of a long list no longer fits when its turn comes
+        piece = slice(begin, begin + PIECE)
+        fits = np.flatnonzero((gpus[job[piece]] <= left[type_[piece]]) & (turn[job[piece]] == NO_TURN)) + begin
+        for m, n, j, gang in zip(job[fits].tolist(), others[fits].tolist(), type_[fits].tolist(), gpus[job[fits]].tolist(), strict=True):
+            if gang <= left[j] and turn[m] == NO_TURN and (n == NOBODY or turn[n] == NO_TURN):
+                turn[m] = j
+                left[j] -= gang
+                if n != NOBODY:
+                    assert partner is not None
+                    turn[n], partner[m], partner[n] = j, n, m
+        if not left.any():
+            break
+
+
+PIECE = 256
 
 
 def place_all(view: View, turns_of: Callable[[View], Ints], lease_s: float | None = None) -> Decision:

@@ -77,7 +77,7 @@ def _queueing(drawings: Sequence[Drawing]) -> Figure:
 
 def _distribution(id: str, title: str, axis: str, drawings: Sequence[Drawing], column: Callable[[JobTimes], Floats]) -> Figure:
     traces, at_once, longest_s, thinned = [], [], FLOOR_S, False
-    points = _each(CURVE_POINTS, drawings)
+    points = each(CURVE_POINTS, drawings)
     for drawing in drawings:
         values_s = column(JobTimes.of(drawing.result))[measured_jobs(drawing.result)]
         values_s = np.sort(values_s[np.isfinite(values_s)])
@@ -85,7 +85,7 @@ def _distribution(id: str, title: str, axis: str, drawings: Sequence[Drawing], c
         thinned |= len(values_s) > points
         longest_s = max(longest_s, float(x.max(initial=FLOOR_S)))
         at_once.append(f"{drawing.label} {percent(float(np.mean(values_s <= FLOOR_S)) if len(values_s) else None, 0)}")
-        traces.append(_line(drawing) | {"x": _short(x), "y": _short(100 * y, 5), "hovertemplate": "%{y:.1f} % within %{x:,.0f} s"})
+        traces.append(line_of(drawing) | {"x": short(x), "y": short(100 * y, 5), "hovertemplate": "%{y:.1f} % within %{x:,.0f} s"})
     note = "Preemptions included. " if id == "queueing" else ""
     note += f"A curve begins at the share of jobs that need 1 s or less ({', '.join(at_once)})." if id == "queueing" else ""
     note += f" Each curve is exact at up to {points} of its jobs, denser in the tail." if thinned else ""
@@ -93,7 +93,7 @@ def _distribution(id: str, title: str, axis: str, drawings: Sequence[Drawing], c
         id,
         title,
         note.strip(),
-        {"": {"data": traces, "layout": {"xaxis": _axis(axis) | _log_time(longest_s), "yaxis": _axis("% of jobs", [0, 101])}}},
+        {"": {"data": traces, "layout": {"xaxis": axis_of(axis) | _log_time(longest_s), "yaxis": axis_of("% of jobs", [0, 101])}}},
     )
 
 
@@ -109,13 +109,13 @@ def distribution(sorted_s: Floats, points: int) -> tuple[Floats, Floats]:
 
 
 def _gpus(drawings: Sequence[Drawing]) -> Figure:
-    figure = _series("gpus", "GPUs in use", "GPUs", drawings, gpus_in_use, wide=True)
-    edges_s = _edges_s(drawings, _each(SERIES_BINS, drawings))
+    figure = series("gpus", "GPUs in use", "GPUs", drawings, gpus_in_use, wide=True)
+    edges_s = bins_s(drawings, each(SERIES_BINS, drawings))
     there = capacity(drawings[0].result).binned(edges_s)[1]
-    scale, _ = _time_unit(drawings)
+    scale, _ = time_unit(drawings)
     limit = {
-        "x": _short(_centres(edges_s) / scale, 5),
-        "y": _short(there),
+        "x": short(centres(edges_s) / scale, 5),
+        "y": short(there),
         "type": "scatter",
         "mode": "lines",
         "name": "capacity",
@@ -126,48 +126,48 @@ def _gpus(drawings: Sequence[Drawing]) -> Figure:
 
 
 def _queue_length(drawings: Sequence[Drawing]) -> Figure:
-    return _series("queue-length", "Jobs waiting", "jobs", drawings, jobs_waiting, wide=False)
+    return series("queue-length", "Jobs waiting", "jobs", drawings, jobs_waiting, wide=False)
 
 
 def _gpus_wanted(drawings: Sequence[Drawing]) -> Figure:
-    return _series("gpus-wanted", "GPUs that they wait for", "GPUs", drawings, gpus_waiting, wide=False)
+    return series("gpus-wanted", "GPUs that they wait for", "GPUs", drawings, gpus_waiting, wide=False)
 
 
-def _series(id: str, title: str, unit: str, drawings: Sequence[Drawing], steps_of: Callable[[RunResult], Steps], *, wide: bool) -> Figure:
-    edges_s = _edges_s(drawings, _each(SERIES_BINS, drawings))
-    scale, name = _time_unit(drawings)
-    x = _short(_centres(edges_s) / scale, 5)
+def series(id: str, title: str, unit: str, drawings: Sequence[Drawing], steps_of: Callable[[RunResult], Steps], *, wide: bool) -> Figure:
+    edges_s = bins_s(drawings, each(SERIES_BINS, drawings))
+    scale, name = time_unit(drawings)
+    x = short(centres(edges_s) / scale, 5)
     bands, lines = [], []
     for drawing in drawings:
         least, mean, greatest = steps_of(drawing.result).binned(edges_s)
-        outline = {"x": [*x, *reversed(x)], "y": [*_short(greatest), *reversed(_short(least))], "type": "scatter", "mode": "lines"}
+        outline = {"x": [*x, *reversed(x)], "y": [*short(greatest), *reversed(short(least))], "type": "scatter", "mode": "lines"}
         fill = {"fill": "toself", "fillcolor": f"{drawing.look.color}22", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-        bands.append(outline | fill | {"name": _label(drawing.label), "meta": drawing.label})
-        lines.append(_line(drawing, "linear") | {"x": x, "y": _short(mean), "hovertemplate": "%{y:,.4~g}"})
+        bands.append(outline | fill | {"name": label(drawing.label), "meta": drawing.label})
+        lines.append(line_of(drawing, "linear") | {"x": x, "y": short(mean), "hovertemplate": "%{y:,.4~g}"})
     window = drawings[0].result.window
     shapes = [] if window is None else [_window_shape(window, edges_s, scale)]
     note = f"Lines are averages over {len(edges_s) - 1} bins of {duration(float(edges_s[1] - edges_s[0]))}, "
     note += "bands the least and greatest value in each."
     note += " The shaded span is the window that is measured." if shapes else ""
     note = note + _beyond(drawings, edges_s) if wide else "Bins, lines and bands as above."
-    layout = {"xaxis": _axis(name), "yaxis": _axis(unit) | {"rangemode": "tozero"}, "hovermode": "x unified", "shapes": shapes}
+    layout = {"xaxis": axis_of(name), "yaxis": axis_of(unit) | {"rangemode": "tozero"}, "hovermode": "x unified", "shapes": shapes}
     return Figure(id, title, note, {"": {"data": [*bands, *lines], "layout": layout}}, wide)
 
 
 def _fairness(drawings: Sequence[Drawing]) -> Figure | None:
-    edges_s = _edges_s(drawings, _each(SERIES_BINS // 4, drawings))
+    edges_s = bins_s(drawings, each(SERIES_BINS // 4, drawings))
     tenants = [Tenants.of(drawing.result, edges_s) for drawing in drawings]
     if any(some is None for some in tenants):
         return None
-    scale, name = _time_unit(drawings)
-    x = _short(_centres(edges_s) / scale, 5)
+    scale, name = time_unit(drawings)
+    x = short(centres(edges_s) / scale, 5)
     lines = [
-        _line(drawing, "linear") | {"x": x, "y": _short(some.jain_over_time()), "hovertemplate": "%{y:.3f}"}
+        line_of(drawing, "linear") | {"x": x, "y": short(some.jain_over_time()), "hovertemplate": "%{y:.3f}"}
         for drawing, some in zip(drawings, tenants, strict=True) if some is not None
     ]  # fmt: skip
     note = "Jain's index of what tenants hold against what each is owed just then (an equal share, or by the weights of their queues, "
     note += f"none more than it asks for): 1 = all fare alike. Averages over {len(edges_s) - 1} bins." + _beyond(drawings, edges_s)
-    layout = {"xaxis": _axis(name), "yaxis": _axis("Jain's index", (0, 1.02)), "hovermode": "x unified"}
+    layout = {"xaxis": axis_of(name), "yaxis": axis_of("Jain's index", (0, 1.02)), "hovermode": "x unified"}
     return Figure("fairness", "Fairness between tenants", note, {"": {"data": lines, "layout": layout}}, wide=True)
 
 
@@ -183,7 +183,7 @@ def _by_queue(drawings: Sequence[Drawing]) -> Figure | None:
     if not groups:
         return None
     queues = sorted(groups, key=lambda queue: -groups[queue]["gpu_s"])[:MOST_QUEUES]
-    names = [f"{_label(_brief(queue or '(none)'))} · {number(groups[queue]['jobs'])}" for queue in queues]
+    names = [f"{label(_brief(queue or '(none)'))} · {number(groups[queue]['jobs'])}" for queue in queues]
     left_out = len(groups) - len(queues)
     note = "Average wait by queue, those with the most GPU-time first; beside each, its number of jobs."
     note += f" {number(left_out)} smaller queues are not shown; the JSON has them." if left_out else ""
@@ -201,7 +201,7 @@ def _dots(id: str, title: str, note: str, drawings: Sequence[Drawing], field: st
                 "y": list(range(len(groups))),
                 "type": "scatter",
                 "mode": "markers",
-                "name": _label(drawing.label),
+                "name": label(drawing.label),
                 "meta": drawing.label,
                 "text": [duration(wait_s) for wait_s in waits_s],
                 "hovertemplate": "%{text}",
@@ -215,7 +215,7 @@ def _dots(id: str, title: str, note: str, drawings: Sequence[Drawing], field: st
         )
     yaxis = {"tickvals": list(range(len(groups))), "ticktext": names, "autorange": "reversed", "zeroline": False, "automargin": True}
     layout = {
-        "xaxis": _axis("average time without its GPUs") | _log_time(longest_s),
+        "xaxis": axis_of("average time without its GPUs") | _log_time(longest_s),
         "yaxis": yaxis,
         "hovermode": "closest",
         "height": 130 + 26 * len(groups),
@@ -233,7 +233,7 @@ def _recorded(drawings: Sequence[Drawing]) -> Figure | None:
     edges = np.arange(bins + 1) / 4 - 0.25  # of log10 seconds; the first bin is 1 s and less
     axis: Spec = {"tickvals": [float(np.log10(tick_s)) for tick_s in TICKS_S], "ticktext": list(TICK_WORDS), "tickangle": 0}
     axis |= {"showgrid": False, "zeroline": False, "range": [edges[0], edges[-1]]}
-    layout = {"xaxis": axis | _axis("recorded wait"), "yaxis": axis | _axis("simulated wait"), "hovermode": "closest"}
+    layout = {"xaxis": axis | axis_of("recorded wait"), "yaxis": axis | axis_of("simulated wait"), "hovermode": "closest"}
     diagonal: Spec = {"x": [edges[0], edges[-1]], "y": [edges[0], edges[-1]], "type": "scatter", "mode": "lines", "role": "ink"}
     diagonal |= {"line": {"width": 1, "dash": "dot"}, "hoverinfo": "skip", "showlegend": False}
     specs = {}
@@ -279,8 +279,8 @@ def _nodes(drawings: Sequence[Drawing]) -> Figure:
     per_row = -(-len(gpus) // HEAT_ROWS)
     group = np.arange(len(gpus)) // per_row
     rows = int(group[-1]) + 1
-    edges_s = _edges_s(drawings, int(np.clip(HEAT_CELLS // (rows * len(drawings)), 30, 240)))
-    scale, name = _time_unit(drawings)
+    edges_s = bins_s(drawings, int(np.clip(HEAT_CELLS // (rows * len(drawings)), 30, 240)))
+    scale, name = time_unit(drawings)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = {d.label: 100 * node_use(d.result, edges_s, group) / np.bincount(group, gpus)[:, None] for d in drawings}
     specs = {
@@ -301,8 +301,8 @@ def _nodes(drawings: Sequence[Drawing]) -> Figure:
                 }
             ],
             "layout": {
-                "xaxis": _axis(name) | {"showgrid": False},
-                "yaxis": _axis("node") | {"showgrid": False},
+                "xaxis": axis_of(name) | {"showgrid": False},
+                "yaxis": axis_of("node") | {"showgrid": False},
                 "hovermode": "closest",
                 "height": 460,
             },
@@ -315,7 +315,7 @@ def _nodes(drawings: Sequence[Drawing]) -> Figure:
     return Figure("nodes", "Every node over time", note, specs, wide=True)
 
 
-def _edges_s(drawings: Sequence[Drawing], bins: int) -> Floats:
+def bins_s(drawings: Sequence[Drawing], bins: int) -> Floats:
     """The same bins for all policies: from the first submission until nearly all jobs have finished under each."""
     submit_s = drawings[0].result.jobs.submit_s
     first_s, last_s = (float(submit_s[0]), float(submit_s[-1])) if len(submit_s) else (0.0, 0.0)
@@ -325,11 +325,11 @@ def _edges_s(drawings: Sequence[Drawing], bins: int) -> Floats:
     return np.linspace(first_s, last_s if last_s > first_s else first_s + 1.0, bins + 1)
 
 
-def _centres(edges_s: Floats) -> Floats:
+def centres(edges_s: Floats) -> Floats:
     return (edges_s[:-1] + edges_s[1:]) / 2
 
 
-def _each(most: int, drawings: Sequence[Drawing]) -> int:
+def each(most: int, drawings: Sequence[Drawing]) -> int:
     return min(most, most * MANY // len(drawings))
 
 
@@ -343,8 +343,8 @@ def _beyond(drawings: Sequence[Drawing], edges_s: Floats) -> str:
     return f" {after}; at most {number(max(later.values()))} finish later, the last at {duration(last_s)}."
 
 
-def _time_unit(drawings: Sequence[Drawing]) -> tuple[float, str]:
-    edges_s = _edges_s(drawings, 1)
+def time_unit(drawings: Sequence[Drawing]) -> tuple[float, str]:
+    edges_s = bins_s(drawings, 1)
     span_s = edges_s[-1] - edges_s[0]
     for unit_s, name in ((DAY_S, "days"), (HOUR_S, "hours"), (MINUTE_S, "minutes")):
         if span_s > 3 * unit_s:
@@ -358,12 +358,12 @@ def _window_shape(window: tuple[float, float], edges_s: Floats, scale: float) ->
     return area | {"fillcolor": "#88888818", "line": {"width": 0}, "layer": "below"}
 
 
-def _line(drawing: Drawing, shape: str = "hv") -> Spec:
+def line_of(drawing: Drawing, shape: str = "hv") -> Spec:
     style = {"color": drawing.look.color, "width": 2, "dash": drawing.look.dash, "shape": shape}
-    return {"type": "scatter", "mode": "lines", "name": _label(drawing.label), "meta": drawing.label, "line": style}
+    return {"type": "scatter", "mode": "lines", "name": label(drawing.label), "meta": drawing.label, "line": style}
 
 
-def _axis(title: str, span: Sequence[float] | None = None) -> Spec:
+def axis_of(title: str, span: Sequence[float] | None = None) -> Spec:
     return {"title": {"text": title}} | ({} if span is None else {"range": list(span)})
 
 
@@ -372,7 +372,7 @@ def _log_time(longest_s: float) -> Spec:
     return {"type": "log", "tickvals": list(TICKS_S), "ticktext": list(TICK_WORDS), "range": span, "tickangle": 0}
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """Plotly reads tags and entities in text."""
     return html.escape(name, quote=False)
 
@@ -382,6 +382,6 @@ def _brief(name: str) -> str:
     return name if len(name) <= 18 else f"{name[:16]}…"
 
 
-def _short(values: Floats, digits: int = 4) -> list[float]:
+def short(values: Floats, digits: int = 4) -> list[float]:
     """A few significant digits: what a plot can show, in a fraction of the bytes."""
     return [float(f"{value:.{digits}g}") for value in values.tolist()]

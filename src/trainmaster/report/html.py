@@ -24,6 +24,7 @@ from trainmaster.metrics.readable import NOTHING, duration, number
 from trainmaster.metrics.seeds import across_seeds
 from trainmaster.metrics.summary import Summary, TraceInfo
 from trainmaster.report.comparison import COLUMNS, Cell, Column, Row, compare
+from trainmaster.report.elastic import elastic_figures
 from trainmaster.report.figures import Drawing, Figure, figures
 from trainmaster.report.palette import Look, looks
 
@@ -33,6 +34,8 @@ EXAMPLES = 3  # of jobs that cannot run
 SECTIONS = (
     ("How long jobs take", ("jct", "queueing")),
     ("The cluster over time", ("gpus", "queue-length", "gpus-wanted")),
+    ("Jobs that change size", ("sizes", "useful")),
+    ("Deadlines and loans", ("deadlines", "loaned")),
     ("Who waits", ("by-size", "by-queue", "fairness", "recorded")),
     ("Where they ran", ("nodes",)),
 )
@@ -50,13 +53,14 @@ def page(results: Sequence[RunResult], runs: Sequence[Summary], trace: TraceInfo
     for result, summary in zip(results, runs, strict=True):
         first.setdefault(result.label, Drawing(result, summary, colors[result.label]))
     drawings = list(first.values())
-    drawn = figures(drawings)
+    drawn = [*figures(drawings), *elastic_figures(drawings)]
+    sections = [(heading, [figure for figure in drawn if figure.id in ids]) for heading, ids in SECTIONS]
     title = f"{_count(len(drawings), 'policy', 'policies')} on {PurePath(trace.path).name}"
     body = [
         _header(title, drawings, runs, trace),
         _table(runs, colors),
         _legend(drawings),
-        *(_section(heading, [figure for figure in drawn if figure.id in ids], drawings) for heading, ids in SECTIONS),
+        *(_section(heading, some, drawings) for heading, some in sections if some),
         _how(drawings, runs, trace, command),
     ]
     return f"""<!doctype html>

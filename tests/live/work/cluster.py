@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 from trainmaster.errors import TrainmasterError
 from trainmaster.live.client import Client
 
 COMMAND = [sys.executable, "-m", "trainmaster.cli.main"]
 UP_S = 240.0  # the first start of a fresh checkout compiles the engine
-LONG_S = 60.0
+LONG_S = 40.0
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMEOUT"})
 RULES = "rules: {min_run_s: 0, most_preemptions: 0}\n"  # preempt whom the policy wants, when it wants
 
@@ -137,6 +140,13 @@ def cluster(root: Path, slots: int = 4) -> Iterator[Cluster]:
         yield one
     finally:
         one.close()
+
+
+def needs(*modules: str) -> None:
+    """Skips a whole module, visibly, where one of these is missing; imports none of them."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)}: not installed (requirements-train.txt)", allow_module_level=True)
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:

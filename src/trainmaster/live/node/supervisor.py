@@ -414,8 +414,12 @@ class Supervisor:
     # -- at the end ----------------------------------------------------------------------------------------------------------------
 
     def _let_groups_end(self) -> None:
-        """A shell that SIGTERM ended has left a process that saves: it has until the deadline. A daemon of its own session has not."""
-        while self.stop is not None and not self.killed and any(map(_group_exists, [rank.pid for rank in self.ranks])):
+        """A shell that SIGTERM ended has left a process that saves: it has until the deadline. A daemon of its own session has not.
+
+        A shell that ended by itself has seen to what it started: that is over with it, as in Slurm.
+        """
+        orphaned = [rank.pid for rank in self.ranks if (rank.code or 0) > 128]
+        while self.stop is not None and not self.killed and any(map(_group_exists, orphaned)):
             self._step(at_most_s=0.1)
 
     def _kill_tree(self) -> None:
