@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from trainmaster.engine.core import Setup
@@ -51,11 +51,11 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
     clock = WallClock()
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     tls = Tls(settings.tls_certificate, settings.tls_key) if settings.tls_certificate and settings.tls_key else None
-    name, words = settings.policy, settings.policy_settings
-    policy, policy_rules = chosen(name, words)
+    chosen(settings.policy, settings.policy_settings)  # refused before anything is opened
     url = settings.store or f"sqlite:///{settings.state / 'store.db'}"
     store = Store.open(url, owner=f"{socket.gethostname()}:{os.getpid()}", now=clock)
     stack.callback(store.close)
+    policy, policy_rules = chosen(*policy_of(settings, store))
     backend = backend_of(settings)
     controller = Controller(
         store, backend, policy, policy_rules=policy_rules, rules=settings.rules, queues=settings.queues, node_queues=settings.node_queues,
@@ -83,6 +83,13 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
     stack.callback(server.stop)
     stack.enter_context(announced(settings.state, server.url, auth, getpass.getuser(), tls))
     return controller, server, server.url
+
+
+def policy_of(settings: Settings, store: Store) -> tuple[str, Sequence[str]]:
+    """What was said now; else what `trainmaster policy` said last, which a restart does not undo."""
+    kept = store.meta("policy")
+    said = "policy" in settings.flags or settings.policy != Settings().policy or settings.policy_settings
+    return (settings.policy, settings.policy_settings) if said or kept is None else (kept["name"], kept["settings"])
 
 
 def backend_of(settings: Settings) -> Backend:
