@@ -396,6 +396,8 @@ class Controller:
         step, saved = (seen.step, seen.saved_step) if seen.step is not None else (job.row.step, job.row.saved_step)
         again = outcome.state in (State.PENDING, State.RECOVERING, State.SUSPENDED)
         lost_steps = max((seen.step or 0) - (seen.saved_step or 0), 0) if again and seen.step is not None else 0
+        if attempt.start_s is None and seen.started_s is not None:  # it was over before anybody had seen it run
+            changes.attempt(attempt, start_s=seen.started_s)
         changes.attempt(attempt, end_s=end_s, exit_code=seen.exit_code, state=seen.seen.value, step=seen.step,
                         saved_step=seen.saved_step, lost_steps=lost_steps, reason=outcome.reason)  # fmt: skip
         changes.job(
