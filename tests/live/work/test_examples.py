@@ -13,7 +13,7 @@ from .cluster import Cluster, needs
 needs("torch", "accelerate")
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-SHORTER = {"--epochs 20": "--epochs 2 --samples 1600", "--steps 2000": "--steps 40"}
+SHORTER = {"--epochs 20": "--epochs 8 --samples 1600", "--steps 2000": "--steps 120"}
 LAUNCHED = {
     "python": ["python"],
     "torchrun": ["torchrun", "--standalone", "--nproc-per-node", "2"],
@@ -57,7 +57,7 @@ def stopped_once(up: Cluster, id: int) -> str:
 def test_the_images_example_from_its_yaml_file(up: Cluster, tmp_path: Path) -> None:
     here = checkout(tmp_path)
     written = stopped_once(up, up.submit("examples/cnn_images.yaml", cwd=here))
-    alone = up.submit("--", "python", "examples/cnn_images.py", "--epochs", "2", "--samples", "1600", cwd=here)
+    alone = up.submit("--", "python", "examples/cnn_images.py", "--epochs", "8", "--samples", "1600", cwd=here)
     up.succeeded(alone)
     assert digest(written) == digest(up.output(alone))
 
@@ -73,7 +73,7 @@ def test_every_other_file_of_the_examples(up: Cluster, tmp_path: Path, file: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["cnn_images.py --epochs 2 --samples 1600", "transformer_text.py --steps 40"])
+@pytest.mark.parametrize("script", ["cnn_images.py --epochs 8 --samples 1600", "transformer_text.py --steps 120"])
 @pytest.mark.parametrize("launcher", LAUNCHED)
 def test_the_examples_under_every_launcher(up: Cluster, tmp_path: Path, launcher: str, script: str) -> None:
     here = checkout(tmp_path)
