@@ -4,6 +4,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+TRAIN := .venv/.train
 
 .PHONY: help setup demo test test-all bench lint lock
 
@@ -25,17 +26,27 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# What jobs that train import, for the tests that run such jobs. No hashes: PyTorch has a build for every kind of machine.
+$(TRAIN): $(READY) requirements-train.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-train.txt -c requirements.lock \
+		|| { echo "PyTorch could not be installed: the tests that train are skipped" >&2; }
+	@touch $@
+
 demo: setup
 	$(BIN)/trainmaster simulate --trace synthetic:philly --load 1.4 --policy fifo,easy-backfill,sjf,las,tiresias-las,srtf --report report.html
 
-test: setup
+test: setup $(TRAIN)
 	$(BIN)/python -m pytest -q
 
-test-all: setup
+test-all: setup $(TRAIN)
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
 bench: setup
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/decisions.py
+	$(BIN)/python bench/live.py
+	$(BIN)/python bench/store.py
+	$(BIN)/python bench/train.py
 
 lint: setup
 	$(BIN)/ruff check

@@ -41,7 +41,8 @@ TIMES_OF_POLICIES = {
     "sia": {"interval_s": 60.0},
     "afs-p": {"quantum_s": 60.0},
 }
-TIMES_OF_POLICIES |= {name: {"lease_s": 20.0, "stay_s": 30.0, "solve_every_s": 60.0} for name, cls in policies().items() if issubclass(cls, Gavel)}
+TIMES_OF_GAVEL = {"lease_s": 20.0, "stay_s": 30.0, "solve_every_s": 60.0}
+TIMES_OF_POLICIES |= {name: TIMES_OF_GAVEL for name, cls in policies().items() if issubclass(cls, Gavel)}
 # Policies that plan with measured speeds change the sizes of gangs; their own tests say what holds of them.
 NAMES = [name for name, cls in policies().items() if "profile" not in cls.needs]
 LIST_POLICIES = [name for name, cls in policies().items() if issubclass(cls, ListPolicy)]

@@ -171,17 +171,18 @@ def test_a_job_that_comes_starts_at_once_on_a_free_gpu():
 
 def test_leases_end_together_so_that_a_gang_finds_room():
     """Four GPUs for a seventh of the time are worth one for four sevenths: its first turn comes with the seventh lease."""
-    run = simulate([job("gang", 10, 4, 1_000), *(job(f"s{i}", 7 * i, 1, 3_000) for i in range(6))], "1x4", MaxMin())
+    run = simulate([job("gang", 10, 4, 1_000), *(job(f"s{i}", 7 * i, 1, 3_000) for i in range(6))], "1x4", MaxMin(stay_s=360.0))
 
     assert run.held("gang")[0][0] == 7 * 360.0
 
 
-def test_a_restart_cost_makes_turns_longer():
+def test_a_holder_keeps_its_turn_until_another_is_owed_more_by_as_much_as_stay_says():
     jobs = [job("a", 0, 1, 20_000), job("b", 0, 1, 20_000)]
 
-    cheap, dear = (len(simulate(jobs, "1x1", MaxMin(), restart_cost_s=cost_s).holdings) for cost_s in (0.0, 60.0))
+    short, long = (simulate(jobs, "1x1", MaxMin(stay_s=stay_s)) for stay_s in (0.0, 3_600.0))
 
-    assert dear <= 0.75 * cheap
+    assert max(e - s for s, e in short.held("a")[:-1]) <= 2 * 360.0
+    assert min(e - s for s, e in long.held("a")[:-1]) >= 1_800.0  # a claim grows by half a second a second, and falls by as much
 
 
 # ------------------------------------------------------------------------------------------------- the artifact's rounds

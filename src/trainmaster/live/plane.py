@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainmaster import __version__
-from trainmaster.errors import Conflict, NotFound
+from trainmaster.errors import Conflict, InputError, NotFound
 from trainmaster.live import verbs
 from trainmaster.live.backends.base import NodeSeen
 from trainmaster.live.control import (
@@ -27,20 +27,39 @@ from trainmaster.live.controller import Controller
 from trainmaster.live.forecast import Forecaster
 from trainmaster.live.jobs import LiveJob
 from trainmaster.live.policies import chosen, parameters
+from trainmaster.live.snapshots import Snapshots
 from trainmaster.live.spec import JobSpec
 from trainmaster.live.why import Explainer
 
 
 class Plane:
-    def __init__(self, controller: Controller, *, reload: Callable[[Controller], list[str]] | None = None) -> None:
-        self.controller, self._reload = controller, reload
+    def __init__(
+        self, controller: Controller, *, reload: Callable[[Controller], list[str]] | None = None, snapshots: Snapshots | None = None
+    ) -> None:
+        self.controller, self._reload, self._snapshots = controller, reload, snapshots
         self.forecaster = Forecaster(controller)
         self.explainer = Explainer(controller, self.forecaster)
 
     # ---------------------------------------------------------------------------------------------------------- writes
 
     def submit(self, specs: Sequence[JobSpec], actor: str, key: str | None = None) -> Future[list[int]]:
+        if any(spec.snapshot is not None for spec in specs):
+            if self._snapshots is None:
+                raise InputError("snapshot: this controller keeps no copies of repositories")
+            return self._snapshots.pool.submit(self._submit_copies, self._snapshots, specs, actor, key)
         return self.controller.ask(lambda c, changes: verbs.submit(c, changes, specs, actor, key))
+
+    def _submit_copies(self, snapshots: Snapshots, specs: Sequence[JobSpec], actor: str, key: str | None) -> list[int]:
+        """The same for jobs that run in a copy of a repository: made first, and gone again if they are refused."""
+        if key is not None and (known := self.controller.store.ids_of_key(actor, key)) is not None:
+            return known
+        copied, made = snapshots.of(specs)
+        try:
+            ids: list[int] = self.controller.ask(lambda c, changes: verbs.submit(c, changes, copied, actor, key)).result()
+        except BaseException:
+            snapshots.drop(made)
+            raise
+        return ids
 
     def cancel(self, ids: Sequence[int], actor: str) -> Future[None]:
         return self.controller.ask(lambda c, changes: verbs.cancel(c, changes, ids, actor))

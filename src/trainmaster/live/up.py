@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from trainmaster.engine.core import Setup
@@ -22,6 +22,7 @@ from trainmaster.live.http.server import Server, Tls, announced, is_loopback
 from trainmaster.live.plane import Plane
 from trainmaster.live.policies import chosen
 from trainmaster.live.settings import Settings, differences, reread
+from trainmaster.live.snapshots import Snapshots
 from trainmaster.live.store import Store
 
 RELOADED = ("queues", "node_queues", "rules")  # what a running controller takes up; the rest asks for a new start
@@ -50,11 +51,11 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
     clock = WallClock()
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     tls = Tls(settings.tls_certificate, settings.tls_key) if settings.tls_certificate and settings.tls_key else None
-    name, words = settings.policy, settings.policy_settings
-    policy, policy_rules = chosen(name, words)
+    chosen(settings.policy, settings.policy_settings)  # refused before anything is opened
     url = settings.store or f"sqlite:///{settings.state / 'store.db'}"
     store = Store.open(url, owner=f"{socket.gethostname()}:{os.getpid()}", now=clock)
     stack.callback(store.close)
+    policy, policy_rules = chosen(*policy_of(settings, store))
     backend = backend_of(settings)
     controller = Controller(
         store, backend, policy, policy_rules=policy_rules, rules=settings.rules, queues=settings.queues, node_queues=settings.node_queues,
@@ -70,7 +71,8 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
         current[0] = fresh
         return lines
 
-    plane = Plane(controller, reload=reload if settings.config is not None else None)
+    snapshots = Snapshots(settings.state.absolute() / "snapshots")
+    plane = Plane(controller, reload=reload if settings.config is not None else None, snapshots=snapshots)
     auth = Authenticator(store, clock)
     loopback = is_loopback(settings.host)
     app = make_app(plane, auth, http.Settings(open_queue=settings.open_queue, loopback=loopback, secure=tls is not None))
@@ -81,6 +83,13 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
     stack.callback(server.stop)
     stack.enter_context(announced(settings.state, server.url, auth, getpass.getuser(), tls))
     return controller, server, server.url
+
+
+def policy_of(settings: Settings, store: Store) -> tuple[str, Sequence[str]]:
+    """What was said now; else what `trainmaster policy` said last, which a restart does not undo."""
+    kept = store.meta("policy")
+    said = "policy" in settings.flags or settings.policy != Settings().policy or settings.policy_settings
+    return (settings.policy, settings.policy_settings) if said or kept is None else (kept["name"], kept["settings"])
 
 
 def backend_of(settings: Settings) -> Backend:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +77,9 @@ class Explainer:
         if job.row.reason.startswith("can never fit"):
             return self._answer(id, job.row.state, Reason("unschedulable", f"it {job.row.reason}"), made=made)
         reason = self.controller.scheduling.policy.explain(made.record, id)
+        if self.verdicts[id][1] > 0 and (pinned := self._pinned_gpus()):
+            more = f"jobs that have registered no checkpoint, and so are not stopped, hold {pinned:g}"
+            reason = replace(reason, text=f"{reason.text}; {more}")
         forecast, fork = None, None
         try:
             forecast = self.forecaster.forecast()
@@ -99,6 +103,10 @@ class Explainer:
         if verdict in (Verdict.MIN_RUN, Verdict.SPARED) and made is not None:
             return self.controller.scheduling.policy.explain(made.record, job.id)
         return Reason("running", "it holds its GPUs; the policy may stop it for others, at a checkpoint")
+
+    def _pinned_gpus(self) -> float:
+        jobs = [job for job in list(self.controller.holding.values()) if not job.row.preemptible and job.stop_reason is None]
+        return sum(share.gpus for job in jobs if job.attempt for share in job.attempt.shares)
 
     def _answer(self, id: int, state: State, reason: Reason, *, made: Made | None = None, expected: tuple[float, float] | None = None,
                 source: str = "unknown", counterfactual: str | None = None) -> WhyAnswer:  # fmt: skip

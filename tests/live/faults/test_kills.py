@@ -20,7 +20,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def test_a_controller_that_is_killed_again_and_again_loses_no_job(cluster: Cluster) -> None:
-    print(kill_often(cluster, seed=1, kills=6, jobs=20))
+    print(kill_often(cluster, seed=1, kills=3, jobs=10))
 
 
 @pytest.mark.slow

@@ -10,8 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 from trainmaster.errors import TrainmasterError
 from trainmaster.live.client import Client
@@ -137,6 +140,13 @@ def cluster(root: Path, slots: int = 4) -> Iterator[Cluster]:
         yield one
     finally:
         one.close()
+
+
+def needs(*modules: str) -> None:
+    """Skips a whole module, visibly, where one of these is missing; imports none of them."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)}: not installed (requirements-train.txt)", allow_module_level=True)
 
 
 def interrupt(process: subprocess.Popen[str]) -> None:

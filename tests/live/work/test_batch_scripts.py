@@ -1,4 +1,4 @@
-"""Batch scripts as they are written for Slurm, submitted unmodified: their options, what they find inside, how they depend on one another."""
+"""Batch scripts as they are written for Slurm, submitted unmodified: their options, what they find inside, what they wait for."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def test_an_ordinary_batch_script_runs_unmodified(up: Cluster, tmp_path: Path) -
     out = (tmp_path / f"ordinary-{id}.out").read_text().splitlines()
     assert out == [f"ordinary on 1 node(s), 2 tasks, GPUs 0,1, from {tmp_path}: an argument", "srun says 3"]
     assert (tmp_path / f"ordinary-{id}.err").read_text() == "to standard error\n"
-    assert [(tmp_path / f"task.{rank}").read_text() for rank in (0, 1)] == [f"task {rank} of 2, local {rank}, head {node}\n" for rank in (0, 1)]
+    for rank in (0, 1):
+        assert (tmp_path / f"task.{rank}").read_text() == f"task {rank} of 2, local {rank}, head {node}\n"
 
 
 def test_an_array_runs_once_an_index_with_files_of_its_own_and_no_more_than_its_limit_at_a_time(up: Cluster, tmp_path: Path) -> None:
@@ -66,7 +67,8 @@ def test_jobs_wait_for_one_another_as_told_and_those_that_never_can_run_end(up: 
         "never": up.submit("-d", f"afterok:{bad}", "--", "touch", "never", cwd=tmp_path),
     }
     ended = {name: up.ended(id) for name, id in after.items()}
-    assert {name: job["state"] for name, job in ended.items()} == {"ok": "SUCCEEDED", "any": "SUCCEEDED", "not": "SUCCEEDED", "never": "CANCELLED"}
+    states = {name: job["state"] for name, job in ended.items()}
+    assert states == {"ok": "SUCCEEDED", "any": "SUCCEEDED", "not": "SUCCEEDED", "never": "CANCELLED"}
     assert ended["ok"]["start_s"] >= up.job(good)["finish_s"]
     assert "afterok" in ended["never"]["reason"] and not (tmp_path / "never").exists()
     assert up.job(bad)["exit_code"] == 9 and up.job(bad)["state"] == "FAILED"
@@ -140,7 +142,7 @@ def test_a_snapshot_runs_with_the_files_as_they_were_when_it_was_submitted(up: C
     assert up.output(id) == "as it was"
 
 
-HOSTILE = ["a b  c", "$(touch pwned)", "; touch pwned", "'\"`", "<script>alert(1)</script>", "--help", "%j%x", "..", "naïve ☃", "\u202eevil"]
+HOSTILE = ["a b  c", "$(touch pwned)", "; touch pwned", "'\"`", "<b>bold<b>", "--help", "%j%x", "naïve ☃", "\u202eevil"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -154,6 +156,6 @@ def test_a_hostile_name_is_a_name_and_nothing_else(up: Cluster, tmp_path: Path, 
     assert str(id) in up.call("queue", "--all") and str(id) in up.call("show", str(id))
 
 
-@pytest.mark.parametrize("name", ["a/b", "../../etc/passwd", "a\nb", "", "x" * 201])
+@pytest.mark.parametrize("name", ["a/b", "../../etc/passwd", "a\nb", "", "x" * 201, "</script>"])
 def test_a_name_that_could_be_a_path_or_a_line_is_refused(up: Cluster, name: str) -> None:
     up.call("submit", f"--name={name}", "--", "true", exits=2)

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .cluster import Cluster
+from .cluster import Cluster, needs
 
-pytest.importorskip("torch")
+needs("torch")
 
 TRAINING = Path(__file__).parent / "training.py"
 STEPS_AN_EPOCH, EPOCHS = 60, 4

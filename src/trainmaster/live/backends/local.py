@@ -234,7 +234,8 @@ class LocalBackend:
     def log_files(self, job: int, attempt: int) -> dict[str, Path]:
         folder = Path(files.attempt_folder(self.state, job, attempt))
         found = sorted(folder.glob("*.log"), key=lambda path: (len(path.name), path.name))
-        return {path.name.removesuffix(".log"): path for path in found}
+        # of a job that named its output file, the supervisor's link to it: readers follow none
+        return {path.name.removesuffix(".log"): Path(os.path.realpath(path)) for path in found}
 
     def shell(self, job: int, attempt: int) -> Sequence[str]:
         with self._lock:
