@@ -384,3 +384,12 @@ def test_a_figure_that_is_lost_late_does_not_take_the_others_along(trainmaster, 
 
     assert (answer.status, answer.err) == (1, "trainmaster: page.html: No space left on device\n")
     assert json.loads(Path("out.json").read_text())["runs"] and not os.path.exists("page.html")
+
+
+def test_jobs_that_take_time_to_stop_delay_those_that_displace_them(trainmaster):
+    asked = ["simulate", *ON, "--policy", "srtf", "--restart-cost", "0", "--start-delay", "5", "--stop-delay", "10", "--json", "-"]
+
+    (run,) = trainmaster(*asked).runs()
+
+    # the first runs 5..10 and has gone at 20; the second runs 25..45; the first again from 50 on, 95 s
+    assert (run["avg_jct_s"], run["makespan_s"]) == ((145 + 35) / 2, 145)

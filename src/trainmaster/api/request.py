@@ -35,6 +35,8 @@ class Request:
     placement: str = "packed"
     round_s: float | None = None
     restart_cost_s: float | None = None  # None = by model where it is known, else 30
+    start_delay_s: float = 0.0
+    stop_delay_s: float = 0.0
     seed: int = 0
     seeds: int = 1
     jobs: int | None = None
@@ -49,7 +51,8 @@ class Request:
                 raise ParamError(f"{flag}: must be at least 1, not {count}")
         if not (math.isfinite(self.load) and self.load > 0):
             raise ParamError(f"--load: must be a positive number, not {self.load:g}")
-        for flag, seconds in (("--round", self.round_s), ("--restart-cost", self.restart_cost_s)):
+        for flag, seconds in (("--round", self.round_s), ("--restart-cost", self.restart_cost_s), ("--start-delay", self.start_delay_s),
+                              ("--stop-delay", self.stop_delay_s)):  # fmt: skip
             if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
                 raise ParamError(f"{flag}: must be 0 seconds or more, not {seconds:g}")
         if self.seed < 0 or self.seed + self.seeds > MOST_SEED:
@@ -68,7 +71,7 @@ class Request:
 
     def setup(self, seed: int) -> Setup:
         return Setup(placement=self.placement, round_s=self.round_s, restart_cost_s=self.restart_cost_s, seed=seed, load=self.load,
-                     window=self.window, faults=self.faults)  # fmt: skip
+                     window=self.window, faults=self.faults, start_delay_s=self.start_delay_s, stop_delay_s=self.stop_delay_s)  # fmt: skip
 
 
 def parse_window(text: str) -> tuple[float, float]:

@@ -49,6 +49,8 @@ def arguments(parser: ArgumentParser) -> None:
     add("--policy", metavar="[LABEL=]NAME,...", action="append", default=[], help="names, or path/to/mine.py:Name")
     add("--set", metavar="LABEL.PARAM=VALUE", action="append", default=[], help="a parameter of a policy, or its preset; repeatable")
     add("--round", metavar="S", type=_number, help="decide every S seconds; 0 at every event (default: the policy's own)")
+    add("--start-delay", metavar="S", type=_number, default=0.0, help="between giving a job its GPUs and its start (default: 0)")
+    add("--stop-delay", metavar="S", type=_number, default=0.0, help="between asking a job to stop and its GPUs being free (default: 0)")
     add("--restart-cost", metavar="S", type=_number, help="idle seconds of a start, resume, move or resize (default: by model, else 30)")
 
     add = parser.add_argument_group("how often").add_argument
@@ -97,6 +99,8 @@ def _request(args: Namespace) -> Request:
         placement=args.placement,
         round_s=args.round,
         restart_cost_s=args.restart_cost,
+        start_delay_s=args.start_delay,
+        stop_delay_s=args.stop_delay,
         seed=args.seed,
         seeds=args.seeds,
         jobs=args.jobs,
