@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from .cluster import Cluster, needs
 
 needs("submitit", "pytorch_lightning")
+pytest.importorskip("cloudpickle").register_pickle_by_value(sys.modules[__name__])  # jobs do not have the tests on their path
 
 LIGHTNING = Path(__file__).parent / "lit_job.py"
 
