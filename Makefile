@@ -28,7 +28,7 @@ $(READY): requirements.lock pyproject.toml
 
 # What jobs that train import, for the tests that run such jobs. No hashes: PyTorch has a build for every kind of machine.
 $(TRAIN): $(READY) requirements-train.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-train.txt -c requirements.lock \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-train.txt \
 		|| { echo "PyTorch could not be installed: the tests that train are skipped" >&2; }
 	@touch $@
 

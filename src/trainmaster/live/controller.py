@@ -277,12 +277,12 @@ class Controller:
             self._commit(changes)
         else:
             self._until_stored(lambda: self._write(changes, made))
+        for id, number in self.forgotten:  # first: what they held is for those that start
+            self._tell(partial(self.backend.forget, id, number))  # one that is not is seen again, and forgotten then
         for job, attempt in self.starts:
             self.tell_start(job, attempt)
         for job, attempt in self.stops:
             self.tell_stop(job, attempt)
-        for id, number in self.forgotten:
-            self._tell(partial(self.backend.forget, id, number))  # one that is not is seen again, and forgotten then
         self.starts.clear()
         self.stops.clear()
         self.forgotten.clear()

@@ -39,7 +39,7 @@ def outcome_of(job: LiveJob, seen: Observation) -> Outcome:
     asked = job.stop_reason
     if asked == "cancel":
         return Outcome(State.CANCELLED, "cancelled")
-    if seen.seen is Seen.REFUSED:
+    if seen.seen is Seen.REFUSED and asked in (None, "hang"):  # one that was asked to stop before it began has been stopped
         return Outcome(State.PENDING, f"start refused: {seen.message}" if seen.message else "start refused", failed_start=True)
     lost = seen.seen is Seen.LOST
     if seen.requeue and not lost and asked in (None, "limit", "requeue"):

@@ -160,7 +160,9 @@ class Cluster:
                 if not lost:
                     assert record.failures == 0, f"{record}: an attempt was not adopted"
                     suspended = sum(event.kind == "suspend" for event in by_job[record.id])
-                    assert record.attempts <= 1 + record.preemptions + suspended, record
+                    told = [(attempt.attempt, attempt.state, attempt.reason) for attempt in store.attempts(record.id)]
+                    refused = sum(state == "refused" for _, state, _ in told)  # nothing of it ever ran
+                    assert record.attempts <= 1 + record.preemptions + suspended + refused, (record, told)
         finally:
             store.close()
         assert not self.processes(), f"left behind: {self.processes()}"

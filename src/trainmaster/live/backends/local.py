@@ -313,7 +313,8 @@ class LocalBackend:
             else:
                 chosen = sorted((index for index in here if here[index] == 0), key=lambda index: (index in busy, index))[: int(share.gpus)]
             if share.gpus and len(chosen) < max(1, int(share.gpus)):
-                raise InputError(f"{share.node} has not {share.gpus:g} of its {len(here)} GPUs free")
+                held = ", ".join(f"{amount:g}" for amount in here.values())
+                raise InputError(f"{share.node} has not {share.gpus:g} of its {len(here)} GPUs free (held of each: {held})")
             for index in chosen:
                 here[index] += share.gpus if share.gpus < 1 else 1.0
             picked.append(chosen)
