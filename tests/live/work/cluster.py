@@ -43,7 +43,7 @@ class Cluster:
                 [*COMMAND, "up", "--slots", str(slots), "--port", "0", "--config", str(root / "up.yaml")],
                 cwd=root, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        self.until(lambda: (self.state / "token").exists() or self.up.poll() is not None, UP_S, every_s=0.1)
+        self.until(lambda: (self.state / "address").exists() or self.up.poll() is not None, UP_S, every_s=0.1)
         assert self.up.poll() is None, self.log.read_text()
         self.client = Client.of_state(self.state)
 
