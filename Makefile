@@ -24,6 +24,8 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "compiling the engine, once: about a minute"
+	$(BIN)/trainmaster simulate --trace synthetic:philly --jobs 10 --quiet > /dev/null
 	@touch $@
 
 # What jobs that train import, for the tests that run such jobs. No hashes: PyTorch has a build for every kind of machine.
