@@ -377,3 +377,16 @@ def test_a_crash_at_any_turn_loses_nothing_and_runs_nothing_twice(site):
     for job in jobs:
         ended = [event for event in s.plane.events(job=job) if event.state is not None and State(event.state).ended]
         assert len(ended) == 1
+
+
+def test_promises_cancelled_together_that_make_room_for_one_another_all_end(site):
+    s = site(4, 4, policy="las", stop_delay_s=50)
+    s.submit(spec(500, 4), spec(500, 4))
+    s.until(30)
+    promised = s.submit(spec(10, 4), spec(10, 2), spec(10, 2))  # both long jobs drain for them
+    s.until(32)
+    s.do(s.plane.cancel(promised, "ada"))
+    s.until(120)
+
+    assert [s.state(job) for job in promised] == [State.CANCELLED] * 3
+    assert s.machine.running() == {1, 2}

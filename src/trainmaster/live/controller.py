@@ -243,7 +243,7 @@ class Controller:
                 continue
             try:
                 result = command(self, changes)
-                self._take_acts(changes)  # the next command finds jobs as this one has left them
+                self.take_acts(changes)  # the next command finds jobs as this one has left them
             except (NotFound, Conflict, InputError, BackendError, StoreUnavailable) as refusal:
                 answer.set_exception(refusal)
             else:
@@ -272,7 +272,7 @@ class Controller:
 
     def _carry(self, changes: Changes, made: Made | None) -> None:
         """Write down what has changed and what the engine wants; then tell the backend."""
-        self._take_acts(changes)
+        self.take_acts(changes)
         if made is None:
             self._commit(changes)
         else:
@@ -287,7 +287,7 @@ class Controller:
         self.stops.clear()
         self.forgotten.clear()
 
-    def _take_acts(self, changes: Changes) -> None:
+    def take_acts(self, changes: Changes) -> None:
         """What the engine told its executor, as changes of jobs; the backend is told once they are committed."""
         begun = {seq for seq, _ in self.acts.starts}
         for seq in self.acts.stops:

@@ -81,6 +81,7 @@ def cancel(controller: Controller, changes: Changes, ids: Sequence[int], actor: 
             controller.over(changes, job, State.CANCELLED, "cancelled", exit_code=None, finish_s=changes.now_s, actor=actor)
         else:
             stop(controller, changes, job, "cancel")
+        controller.take_acts(changes)  # what this gives to others is theirs before the next is looked at
 
 
 def suspend(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
@@ -94,6 +95,7 @@ def suspend(controller: Controller, changes: Changes, ids: Sequence[int], actor:
                 changes.state(job, State.SUSPENDED, "suspended", actor)
         else:
             stop(controller, changes, job, "suspend")
+        controller.take_acts(changes)  # what this gives to others is theirs before the next is looked at
 
 
 def resume(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
@@ -115,6 +117,7 @@ def hold(controller: Controller, changes: Changes, ids: Sequence[int], actor: st
         changes.event("hold", job, actor=actor)
         if not job.runs:
             controller.withdraw(job)
+        controller.take_acts(changes)  # what this gives to others is theirs before the next is looked at
 
 
 def release(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
@@ -136,6 +139,7 @@ def requeue(controller: Controller, changes: Changes, ids: Sequence[int], actor:
     for job in allowed(existing(controller, ids), refused):
         changes.event("requeue", job, actor=actor)
         stop(controller, changes, job, "requeue")
+        controller.take_acts(changes)  # what this gives to others is theirs before the next is looked at
 
 
 def update(controller: Controller, changes: Changes, id: int, change: JobUpdate, actor: str) -> None:

@@ -182,7 +182,8 @@ class Cluster:
             assert attempt == open_, f"{record.id}: {lines}"
         ends = [line for line in lines if line[0] == "end"]
         if record.state in (State.SUCCEEDED, State.FAILED):
-            assert len(ends) == 1 and int(ends[0][1]) == record.attempts, f"{record}: {lines}"
+            assert ends and int(ends[-1][1]) == record.attempts, f"{record}: {lines}"
+            assert len(ends) <= 1 + record.preemptions, f"{record}: {lines}"  # one that failed while it was asked to stop is run again
             assert (record.state is State.FAILED) == (record.exit_code != 0), record
         else:
             assert record.state is State.CANCELLED and len(ends) <= 1, f"{record}: {lines}"
