@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import proxy
 
 import numpy as np
 
@@ -499,7 +500,7 @@ class Engine:
 
     def hand_to(self, executor: Executor) -> None:
         """From now on starting and stopping take time, and are the executor's."""
-        self.handover = Handover(self, executor)
+        self.handover = Handover(proxy(self), executor)  # no cycle: it would hold all arrays of a run long after it
         self.clock["delays"] = 1
 
     def started(self, seq: int) -> None:

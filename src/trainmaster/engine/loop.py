@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
+from weakref import proxy
 
 import numpy as np
 
@@ -33,10 +34,11 @@ class Simulation(Engine):
 
     def __init__(self, jobs: JobTable, cluster: Cluster, policy: Policy[Any], setup: Setup, **options: Any) -> None:
         super().__init__(jobs, cluster, policy, setup, **options)
-        self.executor = SimulatedExecutor(lambda: float(self.clock["now_s"]), setup.start_delay_s, setup.stop_delay_s)
+        clock = self.clock  # neither of these two keeps the run itself: a cycle would hold all its arrays long after it
+        self.executor = SimulatedExecutor(lambda: float(clock["now_s"]), setup.start_delay_s, setup.stop_delay_s)
         if setup.start_delay_s > 0 or setup.stop_delay_s > 0:
             self.hand_to(self.executor)
-        self.capacity = Capacity(self)
+        self.capacity = Capacity(proxy(self))
 
     # --------------------------------------------------------------------------------------------- the outside
 
