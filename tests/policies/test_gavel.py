@@ -278,12 +278,12 @@ def test_water_filling_cannot_raise_anybody_without_lowering_somebody_below(opti
     y = fill(options, lambda open_: open_ * 1.0)
     reached = options.of_one_job(y)
 
-    for kind in range(len(options.jobs)):
-        floor = np.where(reached <= reached[kind] * (1 + 1e-6), reached, reached[kind]) * (1 - 1e-5)
-        floor[kind] = 0.0
+    for kind, level in enumerate(reached):
         claim = np.zeros(len(reached))
         claim[kind] = 1.0
-        assert raise_level(options, claim, floor).level <= reached[kind] * (1 + 1e-2)
+        floor = np.where(claim > 0, 0.0, np.minimum(reached, level * (1 + 1e-6)))
+        one, two = (raise_level(options, claim, floor * (1 - slack)).level for slack in (1e-5, 2e-5))
+        assert 2 * one - two <= level * (1 + 1e-3)  # what is left without the slack, of which a gang of four makes a thousandfold
 
 
 def test_jobs_of_equal_figures_are_one_kind():

@@ -429,7 +429,8 @@ def test_an_output_that_would_wait_for_a_reader_is_refused(cluster: Harness) -> 
 def test_a_job_starts_with_the_signals_and_the_streams_of_a_shell(cluster: Harness) -> None:
     _, log = cluster.run(["sh", "-c", "grep -E '^Sig(Blk|Ign)' /proc/self/status; ls -l /proc/self/fd | grep -v proc; umask"])
     blocked, ignored, *rest = log.splitlines()
-    assert (blocked.split(), ignored.split()) == (["SigBlk:", "0" * 16], ["SigIgn:", "0" * 16])
+    set_by_programs = ~(1 << 31 | 1 << 32)  # 32 and 33 are the C library's own: whoever started the tests may have left them ignored
+    assert [int(line.split()[1], 16) & set_by_programs for line in (blocked, ignored)] == [0, 0]
     assert [line.split()[-3] for line in rest[1:-1]] == ["0", "1", "2"]
     assert "/dev/null" in rest[1] and int(rest[-1], 8) == _umask()
 
