@@ -24,7 +24,7 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@echo "compiling the engine, once: about a minute"
+	@echo "compiling the engine, once: about half a minute"
 	$(BIN)/trainmaster simulate --trace synthetic:philly --jobs 10 --quiet > /dev/null
 	@touch $@
 
@@ -45,7 +45,6 @@ test-all: setup $(TRAIN)
 
 bench: setup
 	$(BIN)/python bench/run.py
-	$(BIN)/python bench/decisions.py
 	$(BIN)/python bench/live.py
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/train.py

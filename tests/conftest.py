@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from trainmaster.engine.late import compile_all
+
 settings.register_profile("trainmaster", deadline=None, print_blob=True)
 settings.load_profile("trainmaster")
+
+
+def pytest_sessionstart() -> None:
+    """A controller in a process of its own compiles before it answers; tests wait for its answer, not for that."""
+    compile_all()
 
 
 @pytest.fixture

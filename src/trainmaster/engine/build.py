@@ -58,8 +58,8 @@ def build_state(jobs: JobTable, cluster: Cluster, rates: Floats | None, types: S
         "pools": (len(pools),), "buckets": (len(pools), top + 1, words), "bucket_size": (len(pools), top + 1),
         "classes": (len(first_rows) + 1,), "class_pools": (len(first_rows) + 1, len(pools) + 1), "queues": (len(queue_names) + 1,),
         "arrivals": (0,), "heap_s": (2 * n + 64,), "heap_row": (2 * n + 64,), "out": (n, 3), "heads": (len(first_rows) + 1,),
-        "cap": (len(pools),), "used": (len(queue_names) + 1,), "blocked": (len(pools) + 1,), "usable": (len(cluster.nodes),),
-        "counts": (top + 1,), "alloc_offset": (0,), "acts": (2 * n + 64, 2),
+        "cap": (len(pools),), "beside": (len(pools),), "used": (len(queue_names) + 1,), "blocked": (len(pools) + 1,),
+        "usable": (len(cluster.nodes),), "counts": (top + 1,), "alloc_offset": (0,), "acts": (2 * n + 64, 2),
     }  # fmt: skip
     for name in ("alloc_job", "alloc_start_s", "alloc_end_s", "part_node", "part_milli", "part_slot", "part_next", "part_cpu_milli",
                  "part_memory_mib"):  # fmt: skip
@@ -172,7 +172,7 @@ def _fill_classes(S: State, jobs: JobTable, cluster: Cluster, pools: list[Pool],
     state = S.jobs[first_rows]
     for name in ("milli", "cpu_milli", "memory_mib", "queue"):
         classes[name][:-1] = state[name]
-    classes["excluded"] = -1
+    classes["excluded"] = classes["refused"] = -1
     sizes = np.bincount(klass, minlength=len(first_rows))
     classes["offset"][:-1] = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     has_pooled = [any(node.pooled for node, p in zip(cluster.nodes, S.nodes["pool"], strict=True) if p == i) for i in range(len(pools))]

@@ -17,6 +17,7 @@ import numpy as np
 from numba import from_dtype, njit, types
 
 from trainmaster.engine.arrays import RECORD
+from trainmaster.engine.late import late
 from trainmaster.engine.state import CLAIM, DRAIN, ENDED, FREED, FUTURE, JOB, RESERVED, RUNNING, STARTING, WAITING
 from trainmaster.policies.base import Verdict
 
@@ -794,8 +795,8 @@ def capacity_left(S, klass, first, last):
 
 
 @njit
-def count_in(S, row):
-    """Count a newcomer on the first type that has room for its gang; false, with what is missing, if none has."""
+def has_capacity(S, row):
+    """Find the first type that has room for a newcomer's gang, by number; false, with what is missing, if none has."""
     klass = np.int64(S.jobs[row].klass)
     k = S.classes[klass]
     first, most = ZERO, ZERO
@@ -803,17 +804,26 @@ def count_in(S, row):
         last = group_end(S, klass, first)
         left = capacity_left(S, klass, first, last)
         if left >= k.milli:
-            need = k.milli
-            for p in range(first, last):
-                got = min(need, S.cap[S.class_pools[klass, p]])
-                S.cap[S.class_pools[klass, p]] -= got
-                need -= got
             S.group[row] = first
             return True
         most = max(most, left)
         first = last
     k.short_milli = k.milli - most
     return False
+
+
+@njit
+def count_in(S, row):
+    """Count a newcomer on the first type that has room for its gang; false, with what is missing, if none has."""
+    if not has_capacity(S, row):
+        return False
+    klass, first = np.int64(S.jobs[row].klass), np.int64(S.group[row])
+    need = S.classes[klass].milli
+    for p in range(first, group_end(S, klass, first)):
+        got = min(need, S.cap[S.class_pools[klass, p]])
+        S.cap[S.class_pools[klass, p]] -= got
+        need -= got
+    return True
 
 
 @njit
@@ -878,7 +888,7 @@ def sift_head(S, n, i):
 
 @njit
 def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
-    """One pass over the order: rows S.walk[:n] merged with the heads of the waiting classes.
+    """One pass over the order: rows S.walk[S.n_ahead:n] merged with the heads of the waiting classes.
 
     Chooses into S.chosen; what it takes from heaps is also noted in S.spare, so that the walk can be taken back.
     `at_once`: nobody will be stopped, so each newcomer is placed as it is reached. Returns (chosen, popped).
@@ -888,12 +898,12 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
     if c.heaps and who != HELD_ONLY:
         for klass in range(len(classes)):
             k = classes[klass]
-            if k.size > 0:
+            if k.size > 0 and k.refused != c.decisions:
                 S.heads[n_heads] = klass
                 n_heads += 1
         for i in range(n_heads // 2 - 1, -1, -1):
             sift_head(S, n_heads, np.int64(i))
-    i = 0
+    i = c.n_ahead
     while True:
         while i < n:  # rows that are not of this stage, or already chosen
             row = walk[i]
@@ -983,7 +993,10 @@ def exclude(S, row):
 def begin_walk(S, empty):
     """Capacity to give out: all that is up (`empty`: as if nothing ran), or what is free."""
     for p in range(len(S.pools)):
-        S.cap[p] = S.pools[p].total_milli if empty else S.pools[p].free_milli
+        if S.n_ahead > 0:
+            S.cap[p] = S.beside[p]
+        else:
+            S.cap[p] = S.pools[p].total_milli if empty else S.pools[p].free_milli
     for q in range(len(S.queues)):
         S.used[q] = 0 if empty else S.queues[q].used_milli
     S.blocked[:] = 0
@@ -1037,8 +1050,9 @@ def walk_all(S, n, pick):
     c = S
     begin_walk(S, True)
     jobs, walk = S.jobs, S.walk
-    n_chosen, n_popped = ZERO, ZERO
-    for i in range(n):
+    n_chosen, n_popped = c.n_ahead, ZERO
+    S.chosen[:n_chosen] = walk[:n_chosen]
+    for i in range(n_chosen, n if n_chosen == 0 else n_chosen):  # those ahead are all who may not be stopped
         row = walk[i]
         spared = stays(S, row) if jobs[row].running else 0
         if spared:
@@ -1072,7 +1086,7 @@ def realize(S, n, pick):
     c, jobs, mark, walk = S, S.jobs, S.mark, S.walk
     n_stopped = 0
     if c.n_chosen - c.n_newcomers < c.n_holding:  # somebody who holds was not chosen
-        for i in range(n):
+        for i in range(c.n_ahead, n):
             row = walk[i]
             if mark[row] != c.walks and jobs[row].running:
                 give_all(S, jobs[row].allocation)
@@ -1162,13 +1176,97 @@ def add_running(S, row):
 
 @njit
 def evaluate(S, rows, n, key, params, shared, per_job):
-    jobs, keys, out, now_s = S.jobs, S.keys, S.out, S.now_s
+    jobs, now_s = S.jobs, S.now_s
     for i in range(n):
         refresh(jobs, rows[i], now_s)
-    key(jobs, rows, n, now_s, params, shared, per_job, out)
+    key(jobs, rows, n, now_s, params, shared, per_job, S.out)
     for i in range(n):
-        for k in range(3):
-            keys[rows[i], k + 1] = out[i, k]
+        keep_key(S, rows[i], i)
+
+
+@njit
+def keep_key(S, row, i):
+    """A row's key is the ith that was written."""
+    for k in range(3):
+        S.keys[row, k + 1] = S.out[i, k]
+
+
+@njit
+def evaluate_held(S, n_held, n, key, params, shared, per_job):
+    """Evaluate S.walk[:n], of which n_held hold, and put first those who stay whatever the walk will choose.
+
+    These are who may not be stopped, and who rank before the first that waits and finds room: those between the heads that find
+    none lose nothing to them. Their order cannot matter; the others' keys are kept. S.n_ahead: how many stay; S.beside: what is
+    left beside them.
+    """
+    jobs, out, walk, behind, now_s = S.jobs, S.out, S.walk, S.spare, S.now_s
+    for i in range(n):
+        refresh(jobs, walk[i], now_s)
+    key(jobs, walk, n, now_s, params, shared, per_job, out)
+    fresh = NOWHERE  # the first of those that came since the last decision
+    for i in range(n_held, n):
+        keep_key(S, walk[i], i)
+        if fresh < 0 or less(S.keys, walk[i], fresh):
+            fresh = np.int64(walk[i])
+    begin_walk(S, True)
+    first = first_waiting(S, fresh)
+    n_ahead, n_behind = ZERO, ZERO
+    for i in range(n_held):
+        row = walk[i]
+        spared = stays(S, row)
+        if spared or (out[i, 0] < np.inf and (first < 0 or ranks_before(S.keys, row, out, i, first))):
+            jobs[row].verdict = spared if spared else KEPT
+            count_held(S, row)
+            walk[n_ahead] = row
+            n_ahead += 1
+        else:
+            keep_key(S, row, i)
+            behind[n_behind] = row
+            n_behind += 1
+    while n_behind > 0 and first != fresh and not S.blocking and S.keys[first, 1] < np.inf and not has_capacity(S, first):
+        k = S.classes[jobs[first].klass]
+        k.refused = S.decisions
+        refuse(S, first, CAPACITY, k.short_milli)
+        tell(k, S.decisions, first, CAPACITY)
+        first = first_waiting(S, fresh)
+        kept, n_behind = n_behind, ZERO
+        for i in range(kept):
+            row = behind[i]
+            if S.keys[row, 1] < np.inf and (first < 0 or less(S.keys, row, first)):
+                jobs[row].verdict = KEPT
+                count_held(S, row)
+                walk[n_ahead] = row
+                n_ahead += 1
+            else:
+                behind[n_behind] = row
+                n_behind += 1
+    walk[n_ahead:n_held] = behind[:n_behind]
+    S.beside[:] = S.cap
+    S.n_ahead = n_ahead
+
+
+@njit
+def first_waiting(S, fresh):
+    """The first in order of `fresh` (-1 = nobody) and the heads of the classes that this decision has not refused; -1 if nobody waits."""
+    first = fresh
+    for klass in range(len(S.classes)):
+        k = S.classes[klass]
+        if k.size > 0 and k.refused != S.decisions:
+            head = np.int64(S.waiting[k.offset])
+            if first < 0 or less(S.keys, head, first):
+                first = head
+    return first
+
+
+@njit
+def ranks_before(keys, row, out, i, other):
+    """Whether the row, whose key is the ith that was written, ranks before another whose key is kept."""
+    if keys[row, 0] != keys[other, 0]:
+        return keys[row, 0] < keys[other, 0]
+    for k in range(3):
+        if out[i, k] != keys[other, k + 1]:
+            return out[i, k] < keys[other, k + 1]
+    return row < other
 
 
 @njit
@@ -1182,15 +1280,19 @@ def decide(S, key, wakeup, pick, params, shared, per_job):
         compact_running(S)
         S.walk[: c.n_running] = S.running_list[: c.n_running]
         n = c.n_running
+    n_held = n
     for i in range(c.n_fresh):
         S.walk[n] = S.fresh[i]
         n += 1
-    c.n_fresh = 0
-    evaluate(S, S.walk, n, key, params, shared, per_job)
-    sort_rows(S, S.walk, n, S.spare)
+    c.n_fresh = c.n_ahead = 0
+    if with_held and not c.quotas and not c.stateful:  # a stateful key wants the whole order of the last walk
+        evaluate_held(S, n_held, n, key, params, shared, per_job)
+    else:
+        evaluate(S, S.walk, n, key, params, shared, per_job)
+    sort_rows(S, S.walk[c.n_ahead :], n - c.n_ahead, S.spare)
     carry_out(S, n, with_held, pick)
     waiting = 0
-    for i in range(n):
+    for i in range(c.n_ahead, n):
         row = S.walk[i]
         S.jobs[row].new = 0
         if not S.jobs[row].running:
@@ -1276,9 +1378,8 @@ def room_to_log(S):
     return allocations < len(S.alloc_job) and c.n_parts + c.gpus + c.n_waiting + 2 < len(S.part_node)
 
 
-@njit(
+@late(
     types.int64(STATE, types.FunctionType(KEY), types.FunctionType(WAKEUP), types.FunctionType(PICK), _F, _F, _F2),
-    cache=True,
 )
 def run(clock, key, wakeup, pick, params, shared, per_job):
     """Go on until the caller is needed; within one instant: work that ends, the outside, arrivals, then one decision."""
@@ -1348,20 +1449,21 @@ def run(clock, key, wakeup, pick, params, shared, per_job):
 # ---------------------------------------------------------------------------------------------- for the Python loop
 
 
-@njit(types.void(STATE, types.int64, types.boolean, types.FunctionType(PICK)), cache=True)
+@late(types.void(STATE, types.int64, types.boolean, types.FunctionType(PICK)))
 def carry_out_order(clock, n, with_held, pick):
     """The walk of a list policy whose order S.walk[:n] was ranked in Python: every active job is in it."""
     S = clock[0]
     c = S
     if with_held:
         compact_running(S)
+    c.n_ahead = 0
     carry_out(S, n, with_held, pick)
     for i in range(n):
         S.jobs[S.walk[i]].new = 0
     c.n_fresh = 0
 
 
-@njit(types.boolean(STATE, types.int32, types.FunctionType(PICK)), cache=True)
+@late(types.boolean(STATE, types.int32, types.FunctionType(PICK)))
 def could_run(clock, row, pick):
     """Whether there is room for the job now; nothing is taken."""
     S = clock[0]
@@ -1372,7 +1474,7 @@ def could_run(clock, row, pick):
     return found
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def stop_job(clock, row):
     """A decision takes a job's GPUs back."""
     S = clock[0]
@@ -1380,39 +1482,39 @@ def stop_job(clock, row):
     requeue(S, row)
 
 
-@njit(types.int64(STATE, types.int32), cache=True)
+@late(types.int64(STATE, types.int32))
 def must_stay(clock, row):
     """Why a holding job may not be stopped for another, as a verdict; 0 = it may."""
     return stays(clock[0], row)
 
 
-@njit(types.void(STATE), cache=True)
+@late(types.void(STATE))
 def compact(clock):
     """Drop those that hold nothing any more from the list of running jobs."""
     compact_running(clock[0])
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def give_back(clock, row):
     """What a job holds is free for others; it is about to be given something else, or stopped."""
     S = clock[0]
     give_all(S, S.jobs[row].allocation)
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def take_again(clock, row):
     """What a job gave back is its own again."""
     S = clock[0]
     take_all(S, S.jobs[row].allocation)
 
 
-@njit(types.void(STATE, types.int64), cache=True)
+@late(types.void(STATE, types.int64))
 def drop_parts(clock, begin):
     """The parts taken since are free again."""
     undo_parts(clock[0], begin)
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def stop_empty(clock, row):
     """A job that gave back what it held was given nothing else."""
     requeue(clock[0], row)
@@ -1421,7 +1523,7 @@ def stop_empty(clock, row):
 _L4 = (types.int64,) * 4
 
 
-@njit(types.boolean(STATE, types.int32, *_L4, types.int32, types.FunctionType(PICK)), cache=True)
+@late(types.boolean(STATE, types.int32, *_L4, types.int32, types.FunctionType(PICK)))
 def place_parts(clock, row, milli, cpu_milli, memory_mib, type_, most_nodes, pick):
     """Take room for `milli` thousandths on this type (-1 = any the job accepts) as further parts; false, and nothing taken, if none is."""
     S = clock[0]
@@ -1443,7 +1545,7 @@ def place_parts(clock, row, milli, cpu_milli, memory_mib, type_, most_nodes, pic
     return found
 
 
-@njit(types.boolean(STATE, types.int64, types.int64, types.int64, types.int64), cache=True)
+@late(types.boolean(STATE, types.int64, types.int64, types.int64, types.int64))
 def place_on(clock, node, milli, cpu_milli, memory_mib):
     """Take room on this node: whole GPUs, or a fraction beside others where it fits, else on a GPU of its own; false if there is none."""
     S = clock[0]
@@ -1472,7 +1574,7 @@ def place_on(clock, node, milli, cpu_milli, memory_mib):
 OWN_GPU = np.int64(-2)  # for `slot`: a GPU of the node that nobody shares yet
 
 
-@njit(types.boolean(STATE, types.int64, types.int64, types.int64, types.int64, types.int64), cache=True)
+@late(types.boolean(STATE, types.int64, types.int64, types.int64, types.int64, types.int64))
 def put_part(clock, node, milli, cpu_milli, memory_mib, slot):
     """Take exactly this: of a shared GPU (`slot`), or whole ones (-1); false if it is not free. The node may be closed to newcomers."""
     S = clock[0]
@@ -1493,7 +1595,7 @@ def put_part(clock, node, milli, cpu_milli, memory_mib, slot):
     return fits
 
 
-@njit(types.void(STATE, types.int64, types.int64), cache=True)
+@late(types.void(STATE, types.int64, types.int64))
 def share_parts(clock, begin, share_milli):
     """The whole GPUs taken since `begin` are held one by one, `share_milli` thousandths of each."""
     S = clock[0]
@@ -1519,7 +1621,7 @@ def parts_milli(S, begin):
     return total
 
 
-@njit(types.void(STATE, types.int32, types.int64), cache=True)
+@late(types.void(STATE, types.int32, types.int64))
 def start_parts(clock, row, begin):
     """Start a waiting job on the parts taken since `begin`."""
     S = clock[0]
@@ -1527,7 +1629,7 @@ def start_parts(clock, row, begin):
     add_running(S, row)
 
 
-@njit(types.void(STATE, types.int32, types.int64, types.float64, types.boolean), cache=True)
+@late(types.void(STATE, types.int32, types.int64, types.float64, types.boolean))
 def change_parts(clock, row, begin, cost_s, restarts):
     """A holding job that gave back what it held has the parts taken since `begin` instead, and idles for `cost_s`.
 
@@ -1562,21 +1664,21 @@ def change_parts(clock, row, begin, cost_s, restarts):
         find_rate(S, row)
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def settle_job(clock, row):
     """Bring a holding job's work up to now."""
     S = clock[0]
     settle(S, row, S.now_s)
 
 
-@njit(types.void(STATE, types.int32, types.float64, types.float64), cache=True)
+@late(types.void(STATE, types.int32, types.float64, types.float64))
 def rate_job(clock, row, rate, mark_left):
     """What the model says of a job that has just started or reached its mark."""
     S = clock[0]
     set_rate(S, row, rate, mark_left)
 
 
-@njit(types.void(STATE, types.int32, types.boolean, types.float64), cache=True)
+@late(types.void(STATE, types.int32, types.boolean, types.float64))
 def clear_node(clock, node, failed, checkpoint_s):
     """Stop every gang with a part on this node. `failed`: each goes back to its last checkpoint; else nothing is lost."""
     S = clock[0]
@@ -1610,7 +1712,7 @@ def clear_node(clock, node, failed, checkpoint_s):
     compact_running(S)
 
 
-@njit(types.void(STATE, types.int32, types.boolean), cache=True)
+@late(types.void(STATE, types.int32, types.boolean))
 def set_node(clock, node, up):
     """A node opens or closes. A closed one takes nobody new; who is there may stay until somebody stops it."""
     S = clock[0]
@@ -1632,14 +1734,14 @@ def set_node(clock, node, up):
     stir(S)
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def close_job(clock, row):
     """The run is over and the job still holds: its accounts end here."""
     S = clock[0]
     let_go(S, row)
 
 
-@njit(types.void(STATE, types.int64, types.float64), cache=True)
+@late(types.void(STATE, types.int64, types.float64))
 def refresh_all(clock, n, at_s):
     """Bring what keys, views and records read of the rows S.walk[:n] up to `at_s`."""
     S = clock[0]
@@ -1647,7 +1749,7 @@ def refresh_all(clock, n, at_s):
         refresh(S.jobs, S.walk[i], at_s)
 
 
-@njit(types.void(STATE, types.float64), cache=True)
+@late(types.void(STATE, types.float64))
 def wake_later(clock, wake_s):
     """Decide again at `wake_s`, on the grids that apply."""
     wake_at(clock[0], wake_s)
@@ -1656,19 +1758,19 @@ def wake_later(clock, wake_s):
 # ---------------------------------------------------------------------------------------------- what the outside reports
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def hand_over(clock, row):
     """The GPUs promised to a job are its own: those who held them have gone."""
     hold(clock[0], row)
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def began(clock, row):
     """The processes of a job that holds its GPUs run."""
     run_on(clock[0], row)
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def end_job(clock, row):
     """A holding job is over, whatever its work."""
     S = clock[0]
@@ -1678,7 +1780,7 @@ def end_job(clock, row):
     stir(S)
 
 
-@njit(types.void(STATE, types.int32, types.boolean), cache=True)
+@late(types.void(STATE, types.int32, types.boolean))
 def give_up(clock, row, again):
     """A holding job lost its processes, or never got them: nothing of it is left. It waits again, at once or when offered again."""
     S = clock[0]
@@ -1692,7 +1794,7 @@ def give_up(clock, row, again):
     stir(S)
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def rank_anew(clock, row):
     """What a waiting job's key is made of has changed."""
     S = clock[0]
@@ -1701,7 +1803,7 @@ def rank_anew(clock, row):
         S.n_fresh += 1
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def take_back(clock, row):
     """A holding job is stopped, and does not wait again until it is offered."""
     S = clock[0]
@@ -1714,7 +1816,7 @@ def take_back(clock, row):
     stir(S)
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def withdraw(clock, row):
     """A waiting job is not offered any more."""
     S = clock[0]
@@ -1731,19 +1833,19 @@ def withdraw(clock, row):
     stir(S)
 
 
-@njit(types.void(STATE, types.int32), cache=True)
+@late(types.void(STATE, types.int32))
 def offer(clock, row):
     """A job that was withdrawn, or never offered, waits from now on."""
     queue_up(clock[0], row)
 
 
-@njit(types.void(STATE), cache=True)
+@late(types.void(STATE))
 def decide_soon(clock):
     """Something that a decision may use has changed."""
     stir(clock[0])
 
 
-@njit(types.void(STATE, types.int32, _I, _L, _I, _L, _L), cache=True)
+@late(types.void(STATE, types.int32, _I, _L, _I, _L, _L))
 def hold_again(clock, row, nodes, milli, slots, cpu_milli, memory_mib):
     """Enter the parts a job holds into the ledger of an engine that has just been built; its record is as it was."""
     S = clock[0]

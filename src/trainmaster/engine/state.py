@@ -102,6 +102,7 @@ CLASS = np.dtype(
         ("excluded", "i8"),  # the decision in which no room was found for one of it,
         ("excluded_from", "i4"),  # and the first in order of which that is true
         ("short_milli", "i8"),
+        ("refused", "i8"),  # the decision that refused its head before it chose anybody
         ("told", "i8"),  # the decision that last refused one of it; the first it refused, why, and what that missed
         ("told_row", "i4"),
         ("told_milli", "i8"),
@@ -148,6 +149,7 @@ ARRAYS: dict[str, tuple[np.dtype[Any], int]] = {
     "out": (F8, 2),  # [n, 3]: what a key function writes
     "heads": (I4, 1),  # [classes]
     "cap": (I8, 1),  # [pools]
+    "beside": (I8, 1),  # [pools]: what those ahead leave of it
     "used": (I8, 1),  # [queues]
     "blocked": (I1, 1),  # [components]
     "group": (I4, 1),  # [n]: type group a newcomer was counted on
@@ -196,6 +198,7 @@ CLOCK = np.dtype(
         ("min_run_s", "f8"),  # nor is one that has held its GPUs for less
         ("active_milli", "i8"),
         ("walks", "i8"),
+        ("n_ahead", "i8"),  # the first of `walk` so many rank before all who wait: they stay, in any order
         ("n_chosen", "i8"),
         ("n_newcomers", "i8"),
         ("n_popped", "i8"),

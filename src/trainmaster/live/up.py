@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from trainmaster.engine.core import Setup
+from trainmaster.engine.late import compile_all
 from trainmaster.errors import InputError
 from trainmaster.live.backends.base import Backend
 from trainmaster.live.clock import WallClock
@@ -34,6 +35,10 @@ def run_up(settings: Settings, say: Callable[[str], None]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with ExitStack() as stack:
+        patience = threading.Timer(3.0, say, ["compiling the engine, once on this machine: about half a minute"])
+        patience.start()
+        compile_all()  # a decision does not wait for it later
+        patience.cancel()
         controller, _, url = begin(settings, stack)
         say(f"controller of {controller.backend.name}, policy {controller.scheduling.policy.name}, at {url}")
         for line in advice(settings, controller):
