@@ -40,6 +40,9 @@ _I, _L = types.int32[::1], types.int64[::1]
 JOBS = types.Array(from_dtype(JOB), 1, "C")
 STATE = types.Array(RECORD, 1, "C")  # the clock: one record that knows where all arrays lie
 
+# Without Python's check of every divisor: none of them is 0.
+kernel = njit(error_model="numpy")
+
 # A key function writes one row of three floats a job, smaller first; a wake-up function says when ranks next change by
 # themselves; a pick narrows down the node that takes (part of) a gang to those with lo..hi whole GPUs free.
 KEY = types.void(JOBS, _I, types.int64, types.float64, _F, _F, _F2, _F2)
@@ -50,7 +53,7 @@ PICK = types.UniTuple(types.int64, 2)(_L, types.int64)
 # ---------------------------------------------------------------------------------------------- order
 
 
-@njit
+@kernel
 def less(keys, a, b):
     for k in range(4):
         x, y = keys[a, k], keys[b, k]
@@ -59,7 +62,7 @@ def less(keys, a, b):
     return a < b
 
 
-@njit
+@kernel
 def sort_rows(S, rows, n, scratch):
     """Natural merge sort: running jobs are nearly in order from the last walk, so most passes find long runs."""
     keys = S.keys
@@ -90,7 +93,7 @@ def sort_rows(S, rows, n, scratch):
             return
 
 
-@njit
+@kernel
 def wait(S, row):
     """Put a waiting job into the heap of its class."""
     keys = S.keys
@@ -107,7 +110,7 @@ def wait(S, row):
     heap[i] = row
 
 
-@njit
+@kernel
 def leave_heap(S, row):
     """Take a waiting job out of the heap of its class, wherever it stands there; false if it is not in it."""
     keys = S.keys
@@ -139,7 +142,7 @@ def leave_heap(S, row):
     return True
 
 
-@njit
+@kernel
 def pop_head(S, klass):
     keys, k = S.keys, S.classes[klass]
     heap = S.waiting[k.offset : k.offset + k.size]
@@ -164,18 +167,18 @@ def pop_head(S, klass):
 # ---------------------------------------------------------------------------------------------- due times
 
 
-@njit
+@kernel
 def later(S, a, b):
     return S.heap_s[a] > S.heap_s[b] or (S.heap_s[a] == S.heap_s[b] and S.heap_row[a] > S.heap_row[b])
 
 
-@njit
+@kernel
 def swap_due(S, a, b):
     S.heap_s[a], S.heap_s[b] = S.heap_s[b], S.heap_s[a]
     S.heap_row[a], S.heap_row[b] = S.heap_row[b], S.heap_row[a]
 
 
-@njit
+@kernel
 def sink_due(S, i):
     n = S.heap
     while True:
@@ -190,13 +193,13 @@ def sink_due(S, i):
         i = child
 
 
-@njit
+@kernel
 def is_stale(S, i):
     j = S.jobs[S.heap_row[i]]
     return j.running == 0 or j.due_s != S.heap_s[i]
 
 
-@njit
+@kernel
 def push_due(S, row):
     c = S
     if c.heap == len(S.heap_s):  # drop what is stale; live entries are at most one a job
@@ -216,7 +219,7 @@ def push_due(S, row):
         i = (i - 1) // 2
 
 
-@njit
+@kernel
 def pop_due(S):
     c = S
     c.heap -= 1
@@ -224,7 +227,7 @@ def pop_due(S):
     sink_due(S, ZERO)
 
 
-@njit
+@kernel
 def next_due(S):
     c = S
     while c.heap > 0 and is_stale(S, ZERO):
@@ -235,7 +238,7 @@ def next_due(S):
 # ---------------------------------------------------------------------------------------------- ledger
 
 
-@njit
+@kernel
 def count_node(S, node, by):
     """Move a node into (+1) or out of (-1) the bucket of its free whole GPUs."""
     n = S.nodes[node]
@@ -245,7 +248,7 @@ def count_node(S, node, by):
     S.bucket_size[n.pool, free] += by
 
 
-@njit
+@kernel
 def move_free(S, node, milli):
     """Change how much of a node's unshared GPUs is free. Below zero is a bug: the caller has looked."""
     n = S.nodes[node]
@@ -259,7 +262,7 @@ def move_free(S, node, milli):
         count_node(S, node, ONE)
 
 
-@njit
+@kernel
 def count_pool(S, node, milli):
     """Change what a pool has free by what one of its nodes has; a node that is closed counts for what is held there alone."""
     n = S.nodes[node]
@@ -269,7 +272,7 @@ def count_pool(S, node, milli):
         S.pools[n.pool].total_milli -= milli
 
 
-@njit
+@kernel
 def take(S, node, milli, cpu_milli, memory_mib, slot):
     """Give (part of) a node away; `slot` is the shared GPU of a fraction, else -1."""
     n = S.nodes[node]
@@ -288,7 +291,7 @@ def take(S, node, milli, cpu_milli, memory_mib, slot):
         n.memory_free_mib -= memory_mib
 
 
-@njit
+@kernel
 def give(S, node, milli, cpu_milli, memory_mib, slot):
     """Take back what `take` gave."""
     n = S.nodes[node]
@@ -305,7 +308,7 @@ def give(S, node, milli, cpu_milli, memory_mib, slot):
         n.memory_free_mib += memory_mib
 
 
-@njit
+@kernel
 def touch(S, slot):
     """Who holds a shared GPU has changed: the others there may run faster or slower now."""
     if S.by_neighbours and not S.touched[slot]:
@@ -313,7 +316,7 @@ def touch(S, slot):
         S.n_touched += 1
 
 
-@njit
+@kernel
 def take_part(S, p):
     slot = np.int64(S.part_slot[p])
     take(S, np.int64(S.part_node[p]), np.int64(S.part_milli[p]), S.part_cpu_milli[p], S.part_memory_mib[p], slot)
@@ -322,7 +325,7 @@ def take_part(S, p):
         touch(S, slot)
 
 
-@njit
+@kernel
 def give_part(S, p):
     slot = np.int64(S.part_slot[p])
     give(S, np.int64(S.part_node[p]), np.int64(S.part_milli[p]), S.part_cpu_milli[p], S.part_memory_mib[p], slot)
@@ -337,13 +340,13 @@ def give_part(S, p):
         touch(S, slot)
 
 
-@njit
+@kernel
 def give_all(S, allocation):
     for p in range(S.alloc_offset[allocation], S.alloc_offset[allocation + 1]):
         give_part(S, p)
 
 
-@njit
+@kernel
 def take_all(S, allocation):
     for p in range(S.alloc_offset[allocation], S.alloc_offset[allocation + 1]):
         take_part(S, p)
@@ -352,7 +355,7 @@ def take_all(S, allocation):
 # ---------------------------------------------------------------------------------------------- placement
 
 
-@njit
+@kernel
 def mix(x):
     """SplitMix64: chance from a counter, so that a restart repeats it."""
     x = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
@@ -361,7 +364,7 @@ def mix(x):
     return x ^ (x >> np.uint64(31))
 
 
-@njit
+@kernel
 def nth_node(S, klass, first, last, lo, hi, nth):
     """The nth node (by number) of the pools class_pools[klass, first:last] with lo..hi whole GPUs free; -1 if none."""
     for word in range(S.buckets.shape[2]):
@@ -383,7 +386,7 @@ def nth_node(S, klass, first, last, lo, hi, nth):
     return -1
 
 
-@njit
+@kernel
 def usable_gpus(S, k, node):
     """Whole GPUs of a node that one job of this class could use, by GPUs, CPUs and memory."""
     n = S.nodes[node]
@@ -396,14 +399,14 @@ def usable_gpus(S, k, node):
     return gpus
 
 
-@njit
+@kernel
 def has_room(S, k, node):
     """CPUs and memory for the whole job on this node."""
     n = S.nodes[node]
     return (not n.counts_cpu or n.cpu_free_milli >= k.cpu_milli) and (not n.counts_memory or n.memory_free_mib >= k.memory_mib)
 
 
-@njit
+@kernel
 def in_group(S, klass, first, last, node):
     n = S.nodes[node]
     if not n.up:
@@ -414,7 +417,7 @@ def in_group(S, klass, first, last, node):
     return False
 
 
-@njit
+@kernel
 def put(S, node, milli, cpu_milli, memory_mib, slot):
     """Take, and write it down as the next part of the allocation being made."""
     c = S
@@ -425,7 +428,7 @@ def put(S, node, milli, cpu_milli, memory_mib, slot):
     c.n_parts += 1
 
 
-@njit
+@kernel
 def place_gang(S, row, klass, first, last, pick, most_nodes):
     """Whole GPUs, node by node as `pick` says; true if the whole gang found room (else nothing is taken)."""
     c, k = S, S.classes[klass]
@@ -483,7 +486,7 @@ def place_gang(S, row, klass, first, last, pick, most_nodes):
     return True
 
 
-@njit
+@kernel
 def undo_parts(S, begin):
     c = S
     for p in range(begin, c.n_parts):
@@ -491,7 +494,7 @@ def undo_parts(S, begin):
     c.n_parts = begin
 
 
-@njit
+@kernel
 def place_share(S, row, klass, first, last, pick):
     """A fraction: on a pooled node, else beside others on the fullest shared GPU that has room, else on a GPU of its own."""
     k = S.classes[klass]
@@ -533,7 +536,7 @@ def place_share(S, row, klass, first, last, pick):
     return True
 
 
-@njit
+@kernel
 def place_cpus(S, klass, first, last):
     """CPUs alone: the node with the fewest free CPUs that has room."""
     k, best = S.classes[klass], -1
@@ -547,7 +550,7 @@ def place_cpus(S, klass, first, last):
     return True
 
 
-@njit
+@kernel
 def place_group(S, row, klass, first, last, pick, most_nodes):
     k = S.classes[klass]
     if k.milli == 0:
@@ -557,7 +560,7 @@ def place_group(S, row, klass, first, last, pick, most_nodes):
     return place_gang(S, row, klass, first, last, pick, most_nodes)
 
 
-@njit
+@kernel
 def group_end(S, klass, first):
     """Pools of one accelerator type stand together: the end of the group that begins at `first`."""
     last, width = first, S.class_pools.shape[1]
@@ -568,7 +571,7 @@ def group_end(S, klass, first):
     return last
 
 
-@njit
+@kernel
 def place(S, row, pick):
     """Find room for a job and take it; a node on which it failed to start is not looked at."""
     node = S.jobs[row].avoid
@@ -582,7 +585,7 @@ def place(S, row, pick):
     return found
 
 
-@njit
+@kernel
 def find_room(S, row, pick):
     """On the type it was counted on, else on any it accepts; true if room was found and taken."""
     j = S.jobs[row]
@@ -602,7 +605,7 @@ def find_room(S, row, pick):
 # ---------------------------------------------------------------------------------------------- a job's life
 
 
-@njit
+@kernel
 def settle(S, row, now_s):
     """Bring a holding job's work up to now."""
     j = S.jobs[row]
@@ -613,7 +616,7 @@ def settle(S, row, now_s):
     j.since_s = max(j.since_s, now_s)
 
 
-@njit
+@kernel
 def refresh(jobs, row, now_s):
     """What a key may read of a job, as of now."""
     j = jobs[row]
@@ -632,7 +635,7 @@ def refresh(jobs, row, now_s):
         j.remaining_s = max(j.estimate_s - served_s, 0.0)
 
 
-@njit
+@kernel
 def set_rate(S, row, rate, mark_left):
     """From now on `rate` units a second, until `mark_left` of the work is left."""
     c, j = S, S.jobs[row]
@@ -648,7 +651,7 @@ def set_rate(S, row, rate, mark_left):
         j.due_s = np.inf
 
 
-@njit
+@kernel
 def start(S, row, begin, end, milli):
     """The job is given the parts begin..end, `milli` thousandths in all; it holds them once the executor is done with who was there."""
     c, j = S, S.jobs[row]
@@ -675,14 +678,14 @@ def start(S, row, begin, end, milli):
         run_on(S, row)
 
 
-@njit
+@kernel
 def act(S, row, what):
     """The executor is to be told."""
     S.acts[S.n_acts, 0], S.acts[S.n_acts, 1] = row, what
     S.n_acts += 1
 
 
-@njit
+@kernel
 def hold(S, row):
     """The job has its GPUs from now on; they are idle until it runs."""
     c, j = S, S.jobs[row]
@@ -694,7 +697,7 @@ def hold(S, row):
         j.start_s = c.now_s
 
 
-@njit
+@kernel
 def run_on(S, row):
     """Its processes run; the restart cost is paid first."""
     c, j = S, S.jobs[row]
@@ -704,7 +707,7 @@ def run_on(S, row):
     find_rate(S, row)
 
 
-@njit
+@kernel
 def find_rate(S, row):
     """How fast a job runs where it is: known here, or asked of the model by the caller."""
     c, j = S, S.jobs[row]
@@ -716,7 +719,7 @@ def find_rate(S, row):
         c.n_rated += 1
 
 
-@njit
+@kernel
 def let_go(S, row):
     """The job holds nothing from now on; its accounts are brought up to date. The ledger is the caller's."""
     c, j = S, S.jobs[row]
@@ -737,7 +740,7 @@ def let_go(S, row):
         c.finite_holding -= 1
 
 
-@njit
+@kernel
 def predict(S, row):
     """A run time from the mean of the nearest group of ended jobs: same user and name, user, queue, everybody; else 0."""
     S.jobs[row].estimate_s = 0.0
@@ -748,7 +751,7 @@ def predict(S, row):
             return
 
 
-@njit
+@kernel
 def remember(S, row):
     """An ended job joins the history of its groups."""
     for level in range(S.history_of.shape[1]):
@@ -758,7 +761,7 @@ def remember(S, row):
             S.history[group, 1] += S.jobs[row].served_s
 
 
-@njit
+@kernel
 def finish(S, row):
     c, j = S, S.jobs[row]
     if c.delays:
@@ -772,7 +775,7 @@ def finish(S, row):
     c.finite_left -= 1
 
 
-@njit
+@kernel
 def requeue(S, row):
     """A holding job waits again; its GPUs are already given back, to be used by others once the executor has stopped it."""
     c = S
@@ -786,7 +789,7 @@ def requeue(S, row):
 # ---------------------------------------------------------------------------------------------- the walk
 
 
-@njit
+@kernel
 def capacity_left(S, klass, first, last):
     left = np.int64(0)
     for p in range(first, last):
@@ -794,7 +797,7 @@ def capacity_left(S, klass, first, last):
     return left
 
 
-@njit
+@kernel
 def has_capacity(S, row):
     """Find the first type that has room for a newcomer's gang, by number; false, with what is missing, if none has."""
     klass = np.int64(S.jobs[row].klass)
@@ -812,7 +815,7 @@ def has_capacity(S, row):
     return False
 
 
-@njit
+@kernel
 def count_in(S, row):
     """Count a newcomer on the first type that has room for its gang; false, with what is missing, if none has."""
     if not has_capacity(S, row):
@@ -826,7 +829,7 @@ def count_in(S, row):
     return True
 
 
-@njit
+@kernel
 def count_held(S, row):
     """Count a holding job where it is; false if its GPUs are already promised to others."""
     if len(S.pools) == 1:
@@ -846,13 +849,13 @@ def count_held(S, row):
     return fits
 
 
-@njit
+@kernel
 def count_free(S):
     for p in range(len(S.pools)):
         S.cap[p] = S.pools[p].free_milli
 
 
-@njit
+@kernel
 def quota_side(S, queue, milli):
     """On which side of its quota a job of this queue would be; -1 = beyond it, and the queue does not borrow."""
     q = S.queues[queue]
@@ -861,18 +864,18 @@ def quota_side(S, queue, milli):
     return BEYOND if q.borrow else -1
 
 
-@njit
+@kernel
 def refuse(S, row, verdict, short_milli):
     j = S.jobs[row]
     j.verdict, j.short_milli = verdict, short_milli
 
 
-@njit
+@kernel
 def better_head(S, a, b):
     return less(S.keys, S.waiting[S.classes[a].offset], S.waiting[S.classes[b].offset])
 
 
-@njit
+@kernel
 def sift_head(S, n, i):
     while True:
         child = 2 * i + 1
@@ -886,7 +889,7 @@ def sift_head(S, n, i):
         i = child
 
 
-@njit
+@kernel
 def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
     """One pass over the order: rows S.walk[S.n_ahead:n] merged with the heads of the waiting classes.
 
@@ -973,14 +976,14 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
             i += 1
 
 
-@njit
+@kernel
 def tell(k, decision, row, verdict):
     """What a decision says of all of a class that wait: the first it refused speaks for those behind."""
     k.told, k.told_row, k.verdict = decision, row, verdict
     k.told_milli = k.short_milli if verdict == CAPACITY else 0
 
 
-@njit
+@kernel
 def exclude(S, row):
     """No room was found for this job: in this decision there is none for those behind it that ask the same."""
     k = S.classes[S.jobs[row].klass]
@@ -989,7 +992,7 @@ def exclude(S, row):
     tell(k, S.decisions, row, FRAGMENTED)
 
 
-@njit
+@kernel
 def begin_walk(S, empty):
     """Capacity to give out: all that is up (`empty`: as if nothing ran), or what is free."""
     for p in range(len(S.pools)):
@@ -1004,7 +1007,7 @@ def begin_walk(S, empty):
     S.n_newcomers = 0
 
 
-@njit
+@kernel
 def walk_free(S, n, pick):
     """Nobody is stopped: newcomers get what is free, each placed as it is reached."""
     begin_walk(S, False)
@@ -1019,7 +1022,7 @@ def walk_free(S, n, pick):
     S.n_popped = n_popped
 
 
-@njit
+@kernel
 def stays(S, row):
     """Why a holding job may not be stopped for another, as a verdict; 0 = it may."""
     j = S.jobs[row]
@@ -1032,7 +1035,7 @@ def stays(S, row):
     return 0
 
 
-@njit
+@kernel
 def next_stoppable(S):
     """When the next holding job has run for the least time it is granted."""
     least_s = np.inf
@@ -1044,7 +1047,7 @@ def next_stoppable(S):
     return least_s
 
 
-@njit
+@kernel
 def walk_all(S, n, pick):
     """Running jobs are in the order: begin with all capacity, pinned jobs first, then as queues and policy say."""
     c = S
@@ -1079,7 +1082,7 @@ def walk_all(S, n, pick):
     c.n_popped = n_popped
 
 
-@njit
+@kernel
 def realize(S, n, pick):
     """Stop the unchosen, place the newcomers in order, start them. Returns -1, or the first that found no room: then
     everything is as it was."""
@@ -1128,7 +1131,7 @@ def realize(S, n, pick):
     return -1
 
 
-@njit
+@kernel
 def carry_out(S, n, with_held, pick):
     """Walk the order S.walk[:n] (and the heaps) and make it so: stop, keep, place, start."""
     c = S
@@ -1153,7 +1156,7 @@ def carry_out(S, n, with_held, pick):
 # ---------------------------------------------------------------------------------------------- decisions
 
 
-@njit
+@kernel
 def compact_running(S):
     """Drop ended jobs from the list of running ones, order kept."""
     c = S
@@ -1165,7 +1168,7 @@ def compact_running(S):
     c.n_running = kept
 
 
-@njit
+@kernel
 def add_running(S, row):
     c = S
     if c.n_running == len(S.running_list):
@@ -1174,7 +1177,7 @@ def add_running(S, row):
     c.n_running += 1
 
 
-@njit
+@kernel
 def evaluate(S, rows, n, key, params, shared, per_job):
     jobs, now_s = S.jobs, S.now_s
     for i in range(n):
@@ -1184,14 +1187,14 @@ def evaluate(S, rows, n, key, params, shared, per_job):
         keep_key(S, rows[i], i)
 
 
-@njit
+@kernel
 def keep_key(S, row, i):
     """A row's key is the ith that was written."""
     for k in range(3):
         S.keys[row, k + 1] = S.out[i, k]
 
 
-@njit
+@kernel
 def evaluate_held(S, n_held, n, key, params, shared, per_job):
     """Evaluate S.walk[:n], of which n_held hold, and put first those who stay whatever the walk will choose.
 
@@ -1245,7 +1248,7 @@ def evaluate_held(S, n_held, n, key, params, shared, per_job):
     S.n_ahead = n_ahead
 
 
-@njit
+@kernel
 def first_waiting(S, fresh):
     """The first in order of `fresh` (-1 = nobody) and the heads of the classes that this decision has not refused; -1 if nobody waits."""
     first = fresh
@@ -1258,7 +1261,7 @@ def first_waiting(S, fresh):
     return first
 
 
-@njit
+@kernel
 def ranks_before(keys, row, out, i, other):
     """Whether the row, whose key is the ith that was written, ranks before another whose key is kept."""
     if keys[row, 0] != keys[other, 0]:
@@ -1269,7 +1272,7 @@ def ranks_before(keys, row, out, i, other):
     return row < other
 
 
-@njit
+@kernel
 def decide(S, key, wakeup, pick, params, shared, per_job):
     """One decision of a list policy with a compiled key."""
     c = S
@@ -1312,7 +1315,7 @@ def decide(S, key, wakeup, pick, params, shared, per_job):
         wake_at(S, wake_s)
 
 
-@njit
+@kernel
 def wake_at(S, wake_s):
     """Decide again when ranks change by themselves, on the grids that apply."""
     c = S
@@ -1322,7 +1325,7 @@ def wake_at(S, wake_s):
         c.decide_s = min(c.decide_s, next_round(c, wake_s))
 
 
-@njit
+@kernel
 def next_round(c, time_s):
     """The decision that sees something that happens at `time_s`: at once, or at the first k * round, k >= 1, not before it."""
     if c.round_s <= 0:
@@ -1335,14 +1338,14 @@ def next_round(c, time_s):
     return max(k, 1.0) * c.round_s
 
 
-@njit
+@kernel
 def stir(S):
     """Something happened that a decision may use."""
     c = S
     c.decide_s = min(c.decide_s, next_round(c, c.now_s))
 
 
-@njit
+@kernel
 def queue_up(S, row):
     """The job waits from now on; the next decision places it in the order."""
     S.jobs[row].phase = WAITING
@@ -1353,7 +1356,7 @@ def queue_up(S, row):
     stir(S)
 
 
-@njit
+@kernel
 def next_relaxed(S):
     """When a waiting gang next gives up on locality. Patience is the same for all, so they give up as they arrived."""
     while S.relaxed < S.arrived:
@@ -1364,14 +1367,14 @@ def next_relaxed(S):
     return np.inf
 
 
-@njit
+@kernel
 def watch(S):
     """Count decisions while only services run: a finite job that still waits then may never get its turn."""
     S.serving = S.serving + 1 if S.finite_holding == 0 else 0
     S.idle = S.idle + 1 if S.finite_holding == 0 and S.changed == 0 else 0
 
 
-@njit
+@kernel
 def room_to_log(S):
     c = S
     allocations = c.n_allocations + c.n_waiting + 2
@@ -1613,7 +1616,7 @@ def share_parts(clock, begin, share_milli):
             put(S, np.int64(nodes[i]), share_milli, cpu_share, memory_share, slot)
 
 
-@njit
+@kernel
 def parts_milli(S, begin):
     total = np.int64(0)
     for p in range(begin, S.n_parts):

@@ -24,7 +24,7 @@ class Late:
         return (self.compiled or self.compile())(*arguments)
 
     def compile(self) -> Callable[..., Any]:
-        self.compiled = njit(self.signature, cache=True)(self.function)
+        self.compiled = njit(self.signature, cache=True, error_model="numpy")(self.function)
         return self.compiled
 
 
