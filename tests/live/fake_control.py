@@ -92,6 +92,9 @@ class FakeControl:
 
     # ------------------------------------------------------------------------------------------- writes
 
+    def never_fit(self, specs: Sequence[JobSpec]) -> list[str]:
+        return [f"can never fit this cluster as it is: {spec.gpus:g} GPUs" for spec in specs if spec.gpus > 1_000]
+
     def submit(self, specs: Sequence[JobSpec], actor: str, key: str | None = None) -> Future[list[int]]:
         def submitted() -> list[int]:
             if key is not None and (actor, key) in self.keys:

@@ -52,8 +52,10 @@ class Machine:
     wake: Callable[[], None] = lambda: None
 
     @classmethod
-    def of(cls, clock: Clock, *gpus: int, **more: Any) -> Machine:
-        return cls(clock, [NodeSeen(name=f"n{i}", node=Node(gpus=each, name=f"n{i}")) for i, each in enumerate(gpus)], **more)
+    def of(cls, clock: Clock, *gpus: int, type: str | Sequence[str] = "", **more: Any) -> Machine:
+        types = [type] * len(gpus) if isinstance(type, str) else type
+        nodes = [Node(gpus=each, name=f"n{i}", type=name) for i, (each, name) in enumerate(zip(gpus, types, strict=True))]
+        return cls(clock, [NodeSeen(name=str(node.name), node=node) for node in nodes], **more)
 
     # what the controller calls
 

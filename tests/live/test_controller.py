@@ -363,7 +363,43 @@ def test_a_job_that_can_never_fit_says_so_and_others_run(site):
     big, small = s.submit(spec(5, 8), spec(5))
     s.until(10)
     assert s.state(small) is State.SUCCEEDED
-    assert s.plane.job(big).reason == "can never fit: a gang of 8 on 1 nodes of 4 (4 GPUs)"
+    assert s.plane.job(big).reason == "can never fit: a gang of 8 on 1 node of 4 (4 GPUs)"
+
+
+@pytest.mark.parametrize(("asked", "why"), [
+    ({"gpus": 8, "nodes": 2}, None),
+    ({"gpus": 6, "nodes": 3}, "a gang of 6, 2 on each of 3 nodes, on 2 nodes of 4 (8 GPUs)"),
+    ({"gpus": 2, "gpu_memory_gib": 40}, None),
+    ({"gpus": 2, "gpu_memory_gib": 141}, "no node of this cluster is for type h200 or b200 or gb200 or 3 others"),
+])  # fmt: skip
+def test_what_can_never_fit_is_said_at_submission(site, asked, why):
+    s = site(4, 4, type="a100")
+
+    assert s.plane.never_fit([spec(5, **asked)]) == ([f"can never fit this cluster as it is: {why}"] if why else [])
+
+
+def test_a_gang_lies_evenly_on_exactly_the_nodes_it_asks_for(site):
+    s = site(4, 4, 4)
+    _, two, late = s.submit(spec(10, 1), spec(20, 4, nodes=2), spec(5, 6, nodes=2))
+    s.until(1)
+
+    assert s.plane.job(two).nodes == ("n0", "n1") and s.plane.attempts(two)[0].gpus == (2, 2)
+    s.until(15)
+    assert s.state(late) is State.PENDING  # 4, 2 and 2 are free: no two nodes have three
+    with pytest.raises(InputError, match="5 do not lie evenly on the 2 nodes"):
+        s.do(s.plane.update(late, JobUpdate(gpus=5), "ada"))
+    assert "if it did not ask for 2 nodes" in s.plane.why(late).counterfactual
+    s.until(22)
+    assert s.plane.attempts(late)[0].gpus == (3, 3)
+
+
+def test_a_job_goes_to_accelerators_with_the_memory_it_asks_for(site):
+    s = site(2, 2, type=("v100", "a100"))
+    either, big = s.submit(spec(5, 1, gpu_memory_gib=10), spec(5, 2, gpu_memory_gib=40))
+    s.until(1)
+
+    assert s.plane.job(big).nodes == ("n1",)
+    assert s.plane.job(either).nodes == ("n0",)
 
 
 def test_a_crash_at_any_turn_loses_nothing_and_runs_nothing_twice(site):

@@ -12,7 +12,7 @@ import json
 import os
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class Client:
     def __init__(self, url: str, token: str, *, certificate: str | None = None, timeout_s: float = 60.0) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"{url}: not the address of a controller, such as http://127.0.0.1:8265")
+            raise InputError(f"{url}: not the address of a controller, such as http://127.0.0.1:8462")
         self.url, self.timeout_s = url.rstrip("/"), timeout_s
         self._parts, self._certificate = parts, certificate
         self._headers = {"authorization": f"Bearer {token}", "accept": "application/json"}
@@ -65,12 +65,19 @@ class Client:
 
     # ------------------------------------------------------------------------------------------------- jobs
 
-    def submit(self, spec: Mapping[str, Any], *, key: str | None = None, user: str | None = None) -> list[int]:
-        """The ids; several for an array."""
-        return self._submitted("/jobs", spec, key, user)
+    def submit(
+        self, spec: Mapping[str, Any], *, key: str | None = None, user: str | None = None, note: Callable[[str], None] = lambda _: None
+    ) -> list[int]:
+        """The ids; several for an array. `note`: told what the controller remarks."""
+        answer = self._submitted("/jobs", spec, key, user)
+        for line in answer["notes"]:
+            note(line)
+        ids: list[int] = answer["ids"]
+        return ids
 
     def submit_all(self, specs: Sequence[Mapping[str, Any]], *, key: str | None = None, user: str | None = None) -> list[int]:
-        return self._submitted("/jobs/bulk", {"jobs": list(specs)}, key, user)
+        ids: list[int] = self._submitted("/jobs/bulk", {"jobs": list(specs)}, key, user)["ids"]
+        return ids
 
     def jobs(
         self,
@@ -226,9 +233,10 @@ class Client:
 
     # ------------------------------------------------------------------------------------------------- the wire
 
-    def _submitted(self, path: str, body: Mapping[str, Any], key: str | None, user: str | None) -> list[int]:
+    def _submitted(self, path: str, body: Mapping[str, Any], key: str | None, user: str | None) -> Json:
         headers = {"idempotency-key": key or os.urandom(16).hex()}  # so that it can be sent twice
-        return self._ask("POST", path, body, query={"user": user}, headers=headers)["ids"]
+        answer: Json = self._ask("POST", path, body, query={"user": user}, headers=headers)
+        return answer
 
     def _verb(self, verb: str, ids: Sequence[int]) -> None:
         self._ask("POST", f"/jobs/{verb}", {"ids": list(ids)})

@@ -203,6 +203,9 @@ class ControlPlane(Protocol):
     def reload(self, actor: str) -> Future[list[str]]:
         """Read the configuration file again; what has changed, a line each."""
 
+    def never_fit(self, specs: Sequence[JobSpec]) -> list[str]:
+        """What to tell who submits these: a line for each demand that no state of this cluster could meet."""
+
     def job(self, job: int) -> JobRecord: ...
     def jobs(self, which: JobFilter) -> list[JobRecord]: ...
     def spec(self, job: int) -> JobSpec: ...

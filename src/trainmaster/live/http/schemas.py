@@ -97,11 +97,13 @@ class Error(BaseModel):
 class Submitted:
     id: int  # of an array: its first job
     ids: list[int]
+    notes: list[str]  # what whoever submits should know, e.g. that it can never fit this cluster
 
 
 @dataclass(frozen=True, slots=True)
 class SubmittedAll:
     ids: list[int]  # in the order of the request, arrays expanded
+    notes: list[str]
 
 
 @dataclass(frozen=True, slots=True)
