@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -426,3 +428,37 @@ def test_promises_cancelled_together_that_make_room_for_one_another_all_end(site
 
     assert [s.state(job) for job in promised] == [State.CANCELLED] * 3
     assert s.machine.running() == {1, 2}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_of_gpus_and_whole_ones_are_pinned_to_devices_that_are_free_in_fact(site, seed):
+    draw = random.Random(seed)
+    s = site(2, 3, policy="las", stop_delay_s=4, start_delay_s=1)
+    for _ in range(40):
+        s.submit(*(spec(draw.randint(3, 30), draw.choice([0.3, 0.5, 0.6, 1, 2])) for _ in range(draw.randint(0, 2))))
+        held = [record.id for record in s.plane.jobs(JobFilter()) if record.nodes and record.state is not State.COMPLETING]
+        if held and draw.random() < 0.3:
+            s.do(s.plane.cancel([draw.choice(held)], "ada"))
+        s.until(s.clock.now_s - 1_000 + draw.randint(1, 4))
+        if draw.random() < 0.1:
+            s.crash()
+
+    s.until(3_000, step_s=20)  # the machine asserts that no device is held twice
+    assert {record.state for record in s.plane.jobs(JobFilter(all=True))} <= {State.SUCCEEDED, State.CANCELLED}
+
+
+def test_gpus_that_others_begin_to_use_are_given_to_nobody_and_shared_ones_stay_shared(site):
+    s = site(3)
+    first, *two = s.submit(spec(5, 0.6), spec(100, 0.6), spec(100, 0.6))
+    s.until(10)
+    assert s.state(first) is State.SUCCEEDED  # the GPU that it had is another's now:
+    s.machine.nodes = [replace(s.machine.nodes[0], others_gpus=1.0, others_devices=(0,))]
+    beside, whole = s.submit(spec(20, 0.4), spec(20, 1))
+    s.until(15)
+
+    devices = {job: s.controller.jobs[job].attempt.shares[0].devices for job in (*two, beside)}
+    assert sorted(devices[job] for job in two) == [(1,), (2,)] and devices[beside] in ((1,), (2,))
+    assert s.state(whole) is State.PENDING
+    s.crash()
+    s.until(40)
+    assert s.state(beside) is State.SUCCEEDED and s.machine.running() == set(two)

@@ -9,11 +9,12 @@ import socket
 import stat
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from trainmaster.live.backends.base import Attempt, Seen
+from trainmaster.live.backends.base import Attempt, NodeShare, Seen
 from trainmaster.live.backends.local import LocalBackend
 from trainmaster.live.node import cgroups, linux
 from trainmaster.live.node import folder as files
@@ -238,6 +239,17 @@ class FakeNvml:
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[int]:
         return [4711] if handle == 0 else []
+
+
+def test_the_gpus_that_were_decided_are_the_ones_it_sees(cluster: Harness) -> None:
+    node = cluster.backend.inventory()[0].name
+    attempt = cluster.attempt(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"], gpus=(2,))
+    pinned = replace(attempt, shares=(NodeShare(node=node, gpus=2, devices=(1, 3)),))
+
+    cluster.backend.start(pinned)
+
+    cluster.until(pinned)
+    assert cluster.log(pinned) == "1,3\n"
 
 
 def test_gpus_are_found_by_nvml_and_those_that_others_use_are_given_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ class NodeShare:
     gpus: float
     cpus: float = 0.0
     memory_gib: float = 0.0
+    devices: tuple[int, ...] = ()  # which accelerators of the node, for backends that pin GPUs; () = the backend chooses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +91,7 @@ class NodeSeen:
     up: bool = True
     reason: str = ""
     others_gpus: float = 0.0
+    others_devices: tuple[int, ...] = ()  # which those are, where it is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

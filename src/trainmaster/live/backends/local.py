@@ -75,7 +75,7 @@ class _Live:
 
 class LocalBackend:
     name = "local"
-    capabilities = Capabilities(pin_nodes=True, share=True)
+    capabilities = Capabilities(pin_nodes=True, pin_gpus=True, share=True)
 
     def __init__(
         self,
@@ -164,12 +164,14 @@ class LocalBackend:
     # -- verbs ---------------------------------------------------------------------------------------------------------------------
 
     def inventory(self) -> list[NodeSeen]:
-        others = 0.0
+        others: tuple[int, ...] = ()
         if self._machine.nvidia is not None:
             with self._lock:
                 ours = {index for live in self._live.values() if live.end is None for _, indices, _ in live.gpus for index in indices}
-            others = float(len(self._machine.nvidia.busy() - ours))
-        return [NodeSeen(name=name, node=node, others_gpus=others) for name, node in self._nodes.items()]
+            others = tuple(sorted(self._machine.nvidia.busy() - ours))
+        return [
+            NodeSeen(name=name, node=node, others_gpus=float(len(others)), others_devices=others) for name, node in self._nodes.items()
+        ]
 
     def start(self, attempt: Attempt) -> None:
         key = (attempt.job, attempt.attempt)
@@ -294,7 +296,8 @@ class LocalBackend:
         self._live.pop(key, None)
 
     def _pick(self, attempt: Attempt) -> list[list[int]]:
-        """Indices on each node: whole GPUs lowest first, before them those nobody computes on; a fraction where the least is left."""
+        """Indices on each node: those that were decided, else whole GPUs lowest first, before them those nobody computes on; a fraction
+        where the least is left."""
         busy = set() if self._machine.nvidia is None else self._machine.nvidia.busy()
         used: dict[str, dict[int, float]] = {name: dict.fromkeys(range(node.gpus), 0.0) for name, node in self._nodes.items()}
         for live in self._live.values():
@@ -307,12 +310,15 @@ class LocalBackend:
             if share.node not in used:
                 raise InputError(f"there is no node {share.node} here")
             here = used[share.node]
-            if 0 < share.gpus < 1:
+            if share.devices:
+                each = share.gpus / len(share.devices)
+                chosen = [index for index in share.devices if index in here and here[index] + each <= 1 + 1e-9]
+            elif 0 < share.gpus < 1:
                 fits = [index for index in here if here[index] + share.gpus <= 1 + 1e-9]
                 chosen = [min(fits, key=lambda index: (-here[index], index))] if fits else []
             else:
                 chosen = sorted((index for index in here if here[index] == 0), key=lambda index: (index in busy, index))[: int(share.gpus)]
-            if share.gpus and len(chosen) < max(1, int(share.gpus)):
+            if share.gpus and len(chosen) < max(1, int(share.gpus), len(share.devices)):
                 held = ", ".join(f"{amount:g}" for amount in here.values())
                 raise InputError(f"{share.node} has not {share.gpus:g} of its {len(here)} GPUs free (held of each: {held})")
             for index in chosen:

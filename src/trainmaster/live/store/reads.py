@@ -205,8 +205,12 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def attempt_row(values: Any) -> AttemptRow:
-    shares = tuple(NodeShare(node=n, gpus=g, cpus=c, memory_gib=m) for n, g, c, m in json.loads(values["shares"]))
+    shares = tuple(share_of(*each) for each in json.loads(values["shares"]))
     return AttemptRow(**{**values, "shares": shares})
+
+
+def share_of(node: str, gpus: float, cpus: float, memory_gib: float, devices: Sequence[int] = ()) -> NodeShare:
+    return NodeShare(node=node, gpus=gpus, cpus=cpus, memory_gib=memory_gib, devices=tuple(devices))
 
 
 def attempt_record(row: AttemptRow) -> AttemptRecord:
