@@ -3,6 +3,7 @@
 import pytest
 
 from trainmaster.errors import Conflict
+from trainmaster.live.client import Client
 from trainmaster.workload.traces.catalog import load_trace
 
 FIELDS = (
@@ -156,3 +157,22 @@ def test_an_array_is_accounted_by_its_indices(trainmaster, cluster):
 
     assert trainmaster("acct", "-P", "-n", "-o", "JobID,JobIDRaw", "-j", "1").out == "1_3|1\n1_7|2\n"
     assert trainmaster("acct", "-P", "-n", "-o", "JobID,JobIDRaw", "-j", "1_7,99").out == "1_7|2\n"
+
+
+def test_the_accounts_of_many_jobs_are_asked_for_in_one_request(trainmaster, cluster, monkeypatch):
+    for cpus in range(1, 20):
+        trainmaster("submit", "-c", f"{cpus}", "--", "a")
+    asked, send = [], Client._send
+    monkeypatch.setattr(Client, "_send", lambda self, *told: asked.append(told[1:3]) or send(self, *told))
+
+    out = trainmaster("acct", "-P", "-n", "-o", "JobID,ReqCPUS", "-S", "2020-01-01").out
+
+    assert out.splitlines() == [f"{cpus}|{cpus}" for cpus in range(1, 20)]
+    assert [path for _, path in asked] == ["/whoami", "/jobs", "/jobs/asked"]
+
+
+def test_what_others_asked_for_is_not_told(trainmaster, cluster):
+    trainmaster("submit", "-c", "4", "--", "a")
+    stranger = Client(cluster.url, cluster.token("bob"))
+
+    assert stranger.asked([1, 2]) == []

@@ -54,6 +54,18 @@ class JobRecord:
     labels: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True, kw_only=True)
+class AskedFor:
+    """What a job asked for beside what its record says: for the accounts, of thousands at a time."""
+
+    id: int
+    cpus: float
+    memory_gib: float
+    gpu_types: tuple[str, ...]
+    qos: str | None
+    workdir: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
     """One try at a job."""
@@ -209,6 +221,9 @@ class ControlPlane(Protocol):
     def job(self, job: int) -> JobRecord: ...
     def jobs(self, which: JobFilter) -> list[JobRecord]: ...
     def spec(self, job: int) -> JobSpec: ...
+    def asked(self, ids: Sequence[int]) -> list[AskedFor]:
+        """By id; what is not there is left out."""
+
     def attempts(self, job: int) -> list[AttemptRecord]: ...
     def events(self, *, job: int | None = None, after: int = 0, limit: int = 1_000) -> list[EventRecord]: ...
     def nodes(self) -> list[NodeRecord]: ...

@@ -12,6 +12,7 @@ from trainmaster.errors import Conflict, InputError, NotFound
 from trainmaster.live import verbs
 from trainmaster.live.backends.base import NodeSeen
 from trainmaster.live.control import (
+    AskedFor,
     AttemptRecord,
     EventRecord,
     JobFilter,
@@ -134,6 +135,9 @@ class Plane:
 
     def spec(self, job: int) -> JobSpec:
         return JobSpec.model_validate_json(self.controller.store.spec(job))
+
+    def asked(self, ids: Sequence[int]) -> list[AskedFor]:
+        return self.controller.store.asked(ids)
 
     def attempts(self, job: int) -> list[AttemptRecord]:
         return self.controller.store.attempts(job)

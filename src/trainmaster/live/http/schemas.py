@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from trainmaster.live.control import AttemptRecord, EventRecord, JobRecord, NodeRecord, QueueRecord, Scenario
+from trainmaster.live.control import AskedFor, AttemptRecord, EventRecord, JobRecord, NodeRecord, QueueRecord, Scenario
 from trainmaster.live.http.auth import Role
 from trainmaster.live.spec import Amount, JobSpec, Name, Seconds, Strict, Word
 
@@ -109,6 +109,11 @@ class SubmittedAll:
 @dataclass(frozen=True, slots=True)
 class Jobs:
     jobs: list[JobRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    asked: list[AskedFor]
 
 
 @dataclass(frozen=True, slots=True)

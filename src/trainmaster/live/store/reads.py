@@ -11,7 +11,7 @@ from sqlalchemy import ARRAY, Column, ColumnElement, Connection, Select, any_, b
 
 from trainmaster.errors import NotFound
 from trainmaster.live.backends.base import NodeShare
-from trainmaster.live.control import AttemptRecord, EventRecord, JobFilter, JobRecord
+from trainmaster.live.control import AskedFor, AttemptRecord, EventRecord, JobFilter, JobRecord
 from trainmaster.live.states import State
 from trainmaster.live.store import tables
 from trainmaster.live.store.draft import draft_of
@@ -37,6 +37,7 @@ ROW_NAMES = tuple(column.name for column in ROW_COLUMNS)
 ATTEMPT_COLUMNS = [attempts.c[f.name] for f in fields(AttemptRow)]
 EVENT_COLUMNS = [events.c[f.name] for f in fields(EventRecord)]
 JobDraft = draft_of(JobRecord, [column.name for column in RECORD_COLUMNS])
+ASKED = tuple(f.name for f in fields(AskedFor) if f.name != "id")
 TOKEN_COLUMNS = [tokens.c[f.name] for f in fields(TokenRow)]
 
 
@@ -108,6 +109,15 @@ def spec(connection: Connection, id: int) -> str:
     if row is None:
         raise NotFound(f"no job {id}")
     return whole_spec(*row)
+
+
+def asked(connection: Connection, ids: Sequence[int]) -> list[AskedFor]:
+    """A submission is read once for all jobs of it."""
+    specs, dialect = tables.specs, connection.dialect.name
+    of = dict(connection.execute(select(jobs.c.id, jobs.c.spec).where(one_of(jobs.c.id, ids, dialect)).order_by(jobs.c.id)).tuples().all())
+    bodies = connection.execute(select(specs.c.id, specs.c.body).where(one_of(specs.c.id, [*set(of.values())], dialect)))
+    told = {spec: json.loads(body) for spec, body in bodies}
+    return [AskedFor(id=id, **{name: told[spec][name] for name in ASKED}) for id, spec in of.items()]
 
 
 def attempts_of(connection: Connection, id: int) -> list[AttemptRecord]:

@@ -16,6 +16,7 @@ from trainmaster.live.http.answers import committed
 from trainmaster.live.http.schemas import (
     LARGEST_ID,
     MAX_FILTER,
+    Asked,
     Attempts,
     Bulk,
     Change,
@@ -109,6 +110,12 @@ async def update(id: JobId, change: Change, caller: Caller) -> JobRecord:
 async def signal(id: JobId, what: Signal, caller: Caller) -> None:
     await run_in_threadpool(caller.touch, [id])
     await committed(caller.control.signal(id, what.number, caller.who.user), caller.settings.answer_timeout_s)
+
+
+@router.post("/jobs/asked")
+def asked(which: Ids, caller: Caller) -> Asked:
+    """What jobs asked for beside what their records say, of thousands in one request; those that may not be seen are left out."""
+    return Asked(caller.asked(which.ids))
 
 
 @router.post("/jobs/{verb}", status_code=204, dependencies=[SUBMITTER])
