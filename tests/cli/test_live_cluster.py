@@ -4,6 +4,7 @@ import pytest
 
 from trainmaster.errors import Conflict
 from trainmaster.live.client import Client
+from trainmaster.live.states import State
 from trainmaster.workload.traces.catalog import load_trace
 
 FIELDS = (
@@ -150,6 +151,19 @@ def test_the_accounting_speaks_sacct(trainmaster, cluster):
     assert trainmaster("acct", *ever, "-u", "bob", "-n").out == ""
     assert trainmaster("acct", "-E", "2020-01-01", *ever, "-n").out == ""
     assert trainmaster("acct", "-o", "Jobs").err == "trainmaster: --format: no field 'Jobs'; did you mean JobID?\n"
+
+
+def test_a_job_that_ran_out_of_memory_is_accounted_as_slurm_does(trainmaster, cluster):
+    for _ in range(2):
+        trainmaster("submit", "--", "a")
+    for job, reason in ((1, "out of memory: more than the 2 GiB that it asked for"), (2, "exit 137")):
+        cluster.control.run(job)
+        cluster.control.end(job, State.FAILED, 137, reason)
+
+    ever = ("-S", "2020-01-01", "-P", "-n", "-o", "JobID,State,ExitCode")
+    assert trainmaster("acct", *ever).out == "1|OUT_OF_MEMORY|0:9\n2|FAILED|0:9\n"
+    assert trainmaster("acct", *ever, "-s", "OOM").out == "1|OUT_OF_MEMORY|0:9\n"
+    assert "OUT_OF_MEMORY (out of memory: more than the 2 GiB" in trainmaster("show", "1").out
 
 
 def test_an_array_is_accounted_by_its_indices(trainmaster, cluster):

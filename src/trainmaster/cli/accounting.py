@@ -18,6 +18,7 @@ from typing import Any
 
 from trainmaster.cli.references import members, one, pages
 from trainmaster.cli.table import printable
+from trainmaster.cli.words import out_of_memory
 from trainmaster.errors import InputError, NotFound
 from trainmaster.live.client import Client, Json
 from trainmaster.live.states import State
@@ -52,12 +53,13 @@ def rows(client: Client, args: Namespace, now_s: float) -> list[Json]:
         "until_s": moment_s(args.endtime, "--endtime", now_s, ahead=False) if args.endtime else None,
     }
     names, queues, accounts, wanted = listed(args.name), listed(args.partition), set(listed(args.accounts)), slurm_states(args.states)
+    spelled = {SHORT.get(word.upper(), word.upper()) for word in listed(args.states)}
     found = _by_id(client, ids) if ids else pages(client, all=True, users=users, names=names, queues=queues, **window)
     return [
         job
         for job in found
         if (not accounts or job["account"] in accounts)
-        and (not wanted or job["state"] in wanted)
+        and (not wanted or job["state"] in wanted or slurm_state(job) in spelled)
         and (not ids or ((not users or job["user"] in users) and (not names or job["name"] in names)))
     ]
 
@@ -84,6 +86,11 @@ def slurm_states(texts: Sequence[str]) -> set[str]:
         found |= {str(state) for state, theirs in BY_SLURM.items() if name in (theirs, str(state))}
         found |= {""} if name not in BY_SLURM.values() and name not in State.__members__ else set()  # Slurm's, which no job has here
     return found
+
+
+def slurm_state(job: Json) -> str:
+    """As Slurm would call it."""
+    return "OUT_OF_MEMORY" if out_of_memory(job) else BY_SLURM[State(job["state"])]
 
 
 def job_id(job: Json) -> str:
@@ -205,7 +212,7 @@ FIELDS: dict[str, Callable[[Json], str]] = {
     "ElapsedRaw": lambda job: f"{job['run_s']:.0f}",
     "Timelimit": lambda job: "UNLIMITED" if job["limit_s"] is None else elapsed_of_slurm(job["limit_s"]),
     "TimelimitRaw": _limit_minutes,
-    "State": lambda job: BY_SLURM[State(job["state"])],
+    "State": slurm_state,
     "ExitCode": _exit,
     "NNodes": lambda job: str(max(1, len(job["nodes"]))),
     "NodeList": lambda job: ",".join(job["nodes"]) or "None assigned",

@@ -57,8 +57,8 @@ def outcome_of(job: LiveJob, seen: Observation) -> Outcome:
         return Outcome(State.PENDING, "its start hung", failed_start=True)
     if lost:
         return Outcome(State.RECOVERING, seen.message or "its processes were lost", failure=True)
-    code = seen.exit_code
+    code, why = seen.exit_code, seen.message if seen.out_of_memory else f"exit {seen.exit_code}"
     retry = job.needs.retry
     if job.row.tries < retry.max and (not retry.exit_codes or code in retry.exit_codes):
-        return Outcome(State.PENDING, f"try {job.row.tries + 2} of {retry.max + 1} after exit {code}", retried=True)
-    return Outcome(State.FAILED, f"exit {code}")
+        return Outcome(State.PENDING, f"try {job.row.tries + 2} of {retry.max + 1} after {why}", retried=True)
+    return Outcome(State.FAILED, why)

@@ -73,6 +73,7 @@ class Observation:
     exit_code: int | None = None  # 128 + n if a signal n ended it
     asked_to_stop: bool = False  # the stop protocol had begun when it ended
     acknowledged: bool = False  # its ranks stopped as asked, with their work saved: asked_to_stop and this is preempted, not succeeded
+    out_of_memory: bool = False  # some process of it was killed for using more than it asked for, and it failed
     requeue: bool = False  # the job wants to be run again when it ends (scontrol requeue)
     checkpointed: bool = False  # it has registered a checkpoint: it may be stopped for others
     step: int | None = None  # steps done, and saved in the last checkpoint

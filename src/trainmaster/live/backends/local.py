@@ -32,7 +32,7 @@ from trainmaster.errors import BackendError, InputError
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
 from trainmaster.live.backends.forks import ForkServer
 from trainmaster.live.backends.machine import Machine, this_machine
-from trainmaster.live.node import cgroups, lookalikes, remains
+from trainmaster.live.node import cgroups, limits, lookalikes, remains
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.linux import birth
 from trainmaster.live.node.plan import plan as plan_of
@@ -90,6 +90,7 @@ class LocalBackend:
         self._nodes: dict[str, Node] = {str(node.name): node for node in self._machine.nodes}
         self._clock = clock
         self._cgroup = cgroups.find()
+        self._limits = limits.find(*self._cgroup) if self._cgroup is not None else {}
         self._umask = _umask()
         self._lock = threading.RLock()
         self._live: dict[Key, _Live] = {}
@@ -251,7 +252,7 @@ class LocalBackend:
             running = sum(live.end is None for live in self._live.values())
         return {
             "accelerators": self._machine.found_by, "cgroups": self._cgroup[0] if self._cgroup else "none: by process tree and environment",
-            "fork_server": self._forks.pid, "attempts": running, "runs_as": os.getuid(),
+            "limits": _limits_said(self._limits), "fork_server": self._forks.pid, "attempts": running, "runs_as": os.getuid(),
             "isolation": "every job runs as this one user: tokens keep people apart at the API, not their processes",
         }  # fmt: skip
 
@@ -273,13 +274,16 @@ class LocalBackend:
         cwd = attempt.spec.snapshot or attempt.spec.workdir
         if not os.path.isdir(cwd):
             raise InputError(f"its working directory {cwd} is not a folder on this node")
-        cgroup = None
+        cgroup, limited = None, []
         if self._cgroup is not None:
             kind, parent = self._cgroup
             whose = blake2s(self.state.encode(), digest_size=4).hexdigest()
-            cgroup = {"kind": kind, "folder": f"{parent}/trainmaster-{whose}-{key[0]}.{key[1]}"}
+            name = f"trainmaster-{whose}-{key[0]}.{key[1]}"
+            cgroup = {"kind": kind, "folder": f"{parent}/{name}"}
+            cpus, memory_gib = (sum(getattr(share, each) for share in attempt.shares) for each in ("cpus", "memory_gib"))
+            limited = limits.plan(self._limits, name, cpus, memory_gib)
         port = self._free_port() if attempt.spec.ranks == "gpu" else 0
-        plan = plan_of(attempt, self.state, gpus, port=port, cgroup=cgroup, umask=self._umask)
+        plan = plan_of(attempt, self.state, gpus, port=port, cgroup=cgroup, limits=limited, umask=self._umask)
         folder = files.attempt_folder(self.state, *key)
         with contextlib.suppress(FileExistsError):
             os.mkdir(files.job_folder(self.state, attempt.job), 0o700)
@@ -437,7 +441,7 @@ class LocalBackend:
             ended_s, exit_code, asked = None, None, live.stopping
         return Observation(
             job=live.key[0], attempt=live.key[1], seen=seen, started_s=live.started_s, ended_s=ended_s, exit_code=exit_code,
-            asked_to_stop=asked, message=message, **live.said,
+            asked_to_stop=asked, message=message, out_of_memory=end is not None and bool(end.get("out_of_memory")), **live.said,
         )  # fmt: skip
 
     def _trouble(self, live: _Live) -> str:
@@ -537,6 +541,12 @@ def _said(control: str, gang: int | None) -> dict[str, Any]:
         numbers = {str(name)[:100]: _number(value) for name, value in list(metrics.items())[:METRICS]}
         said["metrics"] = {name: value for name, value in numbers.items() if value is not None}
     return said
+
+
+def _limits_said(found: limits.Found) -> str:
+    names = {"cpu": "CPUs", "memory": "memory"}
+    held = [f"{names[controller]} by cgroup {version}" for controller, (version, _) in found.items()]
+    return ", ".join(held) if held else "none: a job may use more CPUs and memory than it asked for"
 
 
 def _number(value: object) -> float | None:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NoReturn
 
-from trainmaster.live.node import cgroups
+from trainmaster.live.node import cgroups, limits
 from trainmaster.live.node import folder as files
 
 ROOT = Path(__file__).parents[3]
@@ -292,6 +292,7 @@ def enter(argv: list[str]) -> NoReturn:
     rank = plan["ranks"][0]
     if plan["cgroup"] is not None:
         cgroups.enter(plan["cgroup"]["folder"])
+        limits.enter(plan["limits"])
     else:
         files.write_bytes(f"{folder}/entered", b"")  # its supervisor looks for us by our environment
     os.chdir(rank["cwd"])

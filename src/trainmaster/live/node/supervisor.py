@@ -28,7 +28,7 @@ import sys
 import time
 from typing import Any
 
-from trainmaster.live.node import cgroups, linux, remains
+from trainmaster.live.node import cgroups, limits, linux, remains
 from trainmaster.live.node import folder as files
 
 LOCK_WAIT_S = 5.0  # an older attempt's supervisor has said that it ended, and is about to go
@@ -70,8 +70,8 @@ class Supervisor:
         self.stop: dict[str, Any] | None = None
         self.due: list[tuple[float, str]] = []  # (monotonic seconds, what to do), ascending
         self.killed = False
+        self.exceeded_gib: float | None = None  # memory for which some process of it was killed
         self.lock = -1
-        self.log = -1
 
     def run(self) -> None:
         """Everything, to the end. Whoever comes second finds supervisor.json and leaves."""
@@ -96,7 +96,8 @@ class Supervisor:
             outcome = {"refused": str(error)[:500]} if self.started_s is None else {"lost": f"its supervisor: {error}"[:500]}
         self._kill_tree()
         if not outcome:
-            outcome = {"exit_code": self._exit_code(), "message": self._message()}
+            code = self._exit_code()
+            outcome = {"exit_code": code, "message": self._message(), "out_of_memory": bool(code) and self.exceeded_gib is not None}
         asked = None if self.stop is None else str(self.stop["reason"])[:40]
         end.write({**outcome, "started_s": self.started_s, "ended_s": time.time(), "asked": asked})
         self._poke()
@@ -133,6 +134,7 @@ class Supervisor:
         self._raise_fence(self.plan["checkpoint_dir"])
         if self.plan["cgroup"] is not None:
             cgroups.make(self.plan["cgroup"]["folder"])
+            limits.make(self.plan["limits"])
         self._look()  # at a stop that came before this process did
 
     def _raise_fence(self, folder: str) -> None:
@@ -251,6 +253,7 @@ class Supervisor:
         linux.die_with_parent(parent)
         if self.plan["cgroup"] is not None:
             cgroups.enter(self.plan["cgroup"]["folder"])
+            limits.enter(self.plan["limits"])
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -435,8 +438,10 @@ class Supervisor:
             pause_s = min(0.1, pause_s * 1.5)
         if os.path.exists(f"{self.folder}/entered"):  # a shell without a cgroup
             remains.clear({**self.plan, "cgroup": None}, REMAINS_S)
+        self.exceeded_gib = limits.memory_exceeded(self.plan["limits"])
         if cgroup is not None:
             cgroups.remove(cgroup["folder"])
+            limits.remove(self.plan["limits"])
 
     def _exit_code(self) -> int:
         """Of the first that failed: what the others did then is its consequence."""
@@ -446,6 +451,8 @@ class Supervisor:
         code = self._exit_code()
         if self.started_s is None:
             return f"its setup ended with {code}"
+        if code and self.exceeded_gib is not None:
+            return f"out of memory: more than the {self.exceeded_gib:g} GiB that it asked for"
         if 128 < code <= 192:
             with contextlib.suppress(ValueError):
                 return f"ended by {signal.Signals(code - 128).name}"
