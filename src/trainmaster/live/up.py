@@ -99,7 +99,7 @@ def backend_of(settings: Settings) -> Backend:
         raise InputError("--shadow, --address and --cluster are for other backends; the local one runs jobs on this machine")
     from trainmaster.live.backends.local import LocalBackend
 
-    return LocalBackend(settings.state, slots=settings.slots)
+    return LocalBackend(settings.state, slots=settings.slots, log_limit=round(settings.log_limit_gib * 2**30))
 
 
 def advice(settings: Settings, controller: Controller) -> list[str]:

@@ -18,8 +18,10 @@ import pytest
 
 from trainmaster.live.backends.base import Attempt, NodeShare, Seen
 from trainmaster.live.backends.local import LocalBackend
+from trainmaster.live.http.logs import open_log, read
 from trainmaster.live.node import cgroups, limits, linux
 from trainmaster.live.node import folder as files
+from trainmaster.live.node.log_bound import Bound
 
 from .harness import Harness, alive
 
@@ -351,6 +353,42 @@ def test_limits_of_cgroup_v2_are_what_was_asked_for(tmp_path: Path, monkeypatch:
         assert [(parent / "job" / name).read_text() for name in ("memory.max", "memory.swap.max")] == [str(2**29), "0"]
         (parent / "job" / "memory.events").write_text("low 0\nmax 12\noom 1\noom_kill 1\n")
         assert limits.memory_exceeded(planned) == 0.5
+
+
+def test_a_log_that_goes_on_growing_is_cut_again(tmp_path: Path) -> None:
+    path, limit = tmp_path / "0.log", 1 << 20
+    bound = Bound(str(path), limit)
+    with path.open("ab", buffering=0) as log:
+        for round in range(20):
+            log.write(b"".join(b"%03d %011d\n" % (round, line) for line in range(20_000)))
+            bound.look()
+            assert path.stat().st_blocks * 512 <= limit + (64 << 10)
+
+    written = path.read_bytes()
+    assert len(written) == 20 * 20_000 * 16 and written.startswith(b"000 00000000000\n") and written.endswith(b"019 00000019999\n")
+    assert written.count(b"passed its limit") == 1 and written[-(limit // 2) :].count(b"\0") == 0
+
+
+def test_a_log_past_its_limit_keeps_its_beginning_and_its_end_and_says_what_is_missing(tmp_path: Path) -> None:
+    limit = 1 << 20
+    cluster = Harness(lambda: LocalBackend(tmp_path / "state", slots=1, log_limit=limit), tmp_path)
+    attempt = cluster.start([sys.executable, "-c", "for number in range(1_000_000): print(f'line {number:07}')"])  # 13 MB
+    assert cluster.until(attempt).exit_code == 0
+
+    path = cluster.backend.log_files(attempt.job, 1)["0"]
+    with open_log(path) as file:
+        blocks, offset = [], 0
+        while (got := read(file, offset))[0]:
+            blocks.append(got[0])
+            offset = got[1]
+    text = b"".join(blocks).decode()
+    lines = text.splitlines()
+
+    assert path.stat().st_size == 13_000_000 and path.stat().st_blocks * 512 <= limit + (64 << 10)
+    assert len(text) <= limit + (64 << 10) and "\0" not in text
+    assert lines[:2] == ["line 0000000", "line 0000001"] and lines[-1] == "line 0999999"
+    assert sum("this log has passed its limit of 1 MiB" in line for line in lines) == 1
+    cluster.backend.close()
 
 
 def test_a_process_that_is_alone_in_its_cgroup_moves_into_a_leaf_to_hand_controllers_down(tmp_path: Path, monkeypatch) -> None:

@@ -43,6 +43,7 @@ SAY_S = 5.0  # a start that takes longer is said in its observation
 FORCE_S = 10.0  # a supervisor so long past a deadline is killed itself
 CONTROL_BYTES = 64 << 10  # of one file that a job writes
 METRICS = 100
+LOG_LIMIT = 1 << 30
 TICK_NS = 20_000_000  # a folder changed so recently may change again under the same time stamp
 
 log = logging.getLogger(__name__)
@@ -82,16 +83,18 @@ class LocalBackend:
         state_dir: Path | str,
         slots: int | None = None,
         nodes: Sequence[tuple[str, int]] | None = None,
+        log_limit: int = LOG_LIMIT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`slots`: so many CPU slots instead of this machine's GPUs; `nodes`: several nodes of CPU slots, by name, that all run here."""
+        """`slots`: so many CPU slots instead of this machine's GPUs; `nodes`: several nodes of CPU slots, by name, that all run here;
+        `log_limit`: bytes of a rank's log in each attempt, 0 = no limit."""
         self.state = os.path.abspath(state_dir)
         self._machine: Machine = this_machine(slots, None if nodes is None else tuple(nodes))
         self._nodes: dict[str, Node] = {str(node.name): node for node in self._machine.nodes}
         self._clock = clock
         self._cgroup = cgroups.find()
         self._limits = limits.find(*self._cgroup) if self._cgroup is not None else {}
-        self._umask = _umask()
+        self._umask, self._log_limit = _umask(), log_limit
         self._lock = threading.RLock()
         self._live: dict[Key, _Live] = {}
         self._refused: dict[Key, Observation] = {}
@@ -252,7 +255,8 @@ class LocalBackend:
             running = sum(live.end is None for live in self._live.values())
         return {
             "accelerators": self._machine.found_by, "cgroups": self._cgroup[0] if self._cgroup else "none: by process tree and environment",
-            "limits": _limits_said(self._limits), "fork_server": self._forks.pid, "attempts": running, "runs_as": os.getuid(),
+            "limits": _limits_said(self._limits), "log_limit_gib": self._log_limit / 2**30,
+            "fork_server": self._forks.pid, "attempts": running, "runs_as": os.getuid(),
             "isolation": "every job runs as this one user: tokens keep people apart at the API, not their processes",
         }  # fmt: skip
 
@@ -283,7 +287,8 @@ class LocalBackend:
             cpus, memory_gib = (sum(getattr(share, each) for share in attempt.shares) for each in ("cpus", "memory_gib"))
             limited = limits.plan(self._limits, name, cpus, memory_gib)
         port = self._free_port() if attempt.spec.ranks == "gpu" else 0
-        plan = plan_of(attempt, self.state, gpus, port=port, cgroup=cgroup, limits=limited, umask=self._umask)
+        plan = plan_of(attempt, self.state, gpus, port=port, cgroup=cgroup, limits=limited, umask=self._umask,
+                       log_limit=self._log_limit)  # fmt: skip
         folder = files.attempt_folder(self.state, *key)
         with contextlib.suppress(FileExistsError):
             os.mkdir(files.job_folder(self.state, attempt.job), 0o700)

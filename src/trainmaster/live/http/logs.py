@@ -64,12 +64,26 @@ def tail_offset(file: FileIO, lines: int) -> int:
     return begin
 
 
+def read(file: FileIO, offset: int, most: int = CHUNK) -> tuple[bytes, int]:
+    """What comes next, and where the next after it begins. Holes, which a log that was cut has, are passed over."""
+    here = file.fileno()
+    try:
+        begin = os.lseek(here, offset, os.SEEK_DATA)
+        end = os.lseek(here, begin, os.SEEK_HOLE)
+    except OSError:  # nothing more, or nothing yet
+        return b"", offset
+    block = os.pread(here, min(most, end - begin), begin)
+    return block, begin + len(block)
+
+
 async def once(file: FileIO, offset: int) -> AsyncIterator[bytes]:
     """What it holds now."""
     with file:
         end = os.fstat(file.fileno()).st_size
-        while offset < end and (block := await run_in_threadpool(os.pread, file.fileno(), min(CHUNK, end - offset), offset)):
-            offset += len(block)
+        while offset < end:
+            block, offset = await run_in_threadpool(read, file, offset, min(CHUNK, end - offset))
+            if not block:
+                return
             yield block
 
 
@@ -89,8 +103,10 @@ async def follow(
             if there and (path := (await run_in_threadpool(control.log_files, job, current)).get(rank)):
                 file = opened.enter_context(open_log(path))
                 offset = _goes_on(file, before) or offset
-            while file is not None and (block := await run_in_threadpool(os.pread, file.fileno(), CHUNK, offset)):
-                offset += len(block)
+            while file is not None:
+                block, offset = await run_in_threadpool(read, file, offset)
+                if not block:
+                    break
                 yield block
             if record.state.ended and current >= record.attempts:
                 return

@@ -22,9 +22,12 @@ NOT_PASSED_ON = ("TRAINMASTER_STATE", "TRAINMASTER_TOKEN")
 
 def plan(
     attempt: Attempt, state: str, gpus: Sequence[Sequence[int]], *, port: int, cgroup: dict[str, str] | None, limits: list[dict[str, Any]],
-    umask: int,
+    umask: int, log_limit: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """`gpus`: the indices picked on each node of `attempt.shares`. InputError: what cannot be run as it stands."""
+    """`gpus`: the indices picked on each node of `attempt.shares`; `log_limit`: bytes of each log, 0 = none.
+
+    InputError: what cannot be run as it stands.
+    """
     spec = attempt.spec
     path = files.attempt_folder(state, attempt.job, attempt.attempt)
     cwd = os.path.abspath(spec.snapshot or spec.workdir)
@@ -52,7 +55,7 @@ def plan(
         "job": attempt.job, "attempt": attempt.attempt, "script": spec.script is not None, "env": common, "setups": setups, "ranks": ranks,
         "marker": f"TRAINMASTER_CONTROL={common['TRAINMASTER_CONTROL']}", "checkpoint_dir": common["TRAINMASTER_CHECKPOINT_DIR"],
         "append": spec.append, "grace_s": spec.grace_s, "signal": None if spec.signal is None else spec.signal.model_dump(),
-        "cgroup": cgroup, "limits": limits, "umask": umask, "port": port,
+        "cgroup": cgroup, "limits": limits, "umask": umask, "log_limit": log_limit, "port": port,
         "gpus": [
             {"node": share.node, "indices": list(indices), "each": share.gpus if share.gpus < 1 else 1.0}
             for share, indices in zip(attempt.shares, gpus, strict=True)
