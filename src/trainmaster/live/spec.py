@@ -93,7 +93,8 @@ class JobSpec(Strict):
     grace_s: Seconds = 30.0  # between asking it to stop and SIGKILL
     signal: StopSignal | None = None
     retry: Retry = Retry()
-    ranks: Literal["node", "gpu"] = "node"  # one process a node with all its GPUs, or one a GPU
+    # one process a node with all its GPUs; one a GPU; or, as a script of sbatch runs, one on the first node: `srun` in it starts the rest
+    ranks: Literal["node", "gpu", "batch"] = "node"
     array: Array | None = None
     after: tuple[Dependency, ...] = ()
 
