@@ -455,6 +455,8 @@ class Engine:
             verdict = np.where(behind, said, verdict)
             short = np.where(behind, np.where(said == Verdict.CAPACITY, klass["told_milli"], 0), short)
         columns = {name: S.jobs[name][rows] for name in ("attained_gpu_s", "remaining_s", "submit_s", "running")}
+        columns |= {"gpus": S.jobs["milli"][rows] / GPU_MILLI, "held_gpus": S.jobs["held_milli"][rows] / GPU_MILLI}
+        columns |= self.policy.said(self.memory, S.jobs["seq"][rows])
         return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["decided_s"]), seq=S.jobs["seq"][rows],
                               verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip
 
