@@ -270,6 +270,20 @@ def test_a_lost_attempt_is_started_again(site):
     assert (s.plane.job(job).attempts, s.plane.job(job).failures) == (2, 1)
 
 
+def test_a_job_that_said_no_requeue_runs_only_once(site):
+    s = site(2)
+    lost, fine = s.submit(spec(50, requeue=False), spec(50, requeue=False))
+    s.until(5)
+    with pytest.raises(Conflict, match="is not to be requeued"):
+        s.do(s.plane.requeue([fine], "ada"))
+    s.machine.lose(lost)
+    s.until(60)
+
+    assert (s.state(lost), s.state(fine)) == (State.FAILED, State.SUCCEEDED)
+    assert s.plane.job(lost).reason == "node failure: its supervisor was killed; it is not to be requeued"
+    assert s.plane.job(lost).attempts == 1
+
+
 def test_a_refused_start_backs_off_and_the_node_is_avoided(site):
     s = site(1, 1, refuse=lambda attempt: attempt.shares[0].node == "n0")
     (job,) = s.submit(spec(5))

@@ -90,6 +90,8 @@ def slurm_states(texts: Sequence[str]) -> set[str]:
 
 def slurm_state(job: Json) -> str:
     """As Slurm would call it."""
+    if job["state"] == "FAILED" and job["reason"].startswith("node failure"):
+        return "NODE_FAIL"
     return "OUT_OF_MEMORY" if out_of_memory(job) else BY_SLURM[State(job["state"])]
 
 

@@ -26,6 +26,7 @@ class Needs:
     cpus: float
     memory_gib: float
     preemptible: bool | None
+    requeue: bool
     grace_s: float
     signal: StopSignal | None
     retry: Retry
@@ -37,7 +38,8 @@ class Needs:
             cls(
                 gpu_types=with_memory(spec.gpu_types, spec.gpu_memory_gib) if spec.gpu_memory_gib else spec.gpu_types,
                 nodes=spec.nodes, min_gpus=spec.min_gpus, max_gpus=spec.max_gpus, cpus=spec.cpus,
-                memory_gib=spec.memory_gib, preemptible=spec.preemptible, grace_s=spec.grace_s, signal=spec.signal, retry=spec.retry,
+                memory_gib=spec.memory_gib, preemptible=spec.preemptible, requeue=spec.requeue, grace_s=spec.grace_s,
+                signal=spec.signal, retry=spec.retry,
                 array_limit=spec.array.limit if spec.array is not None else None,
             )
         )  # fmt: skip

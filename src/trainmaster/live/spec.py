@@ -90,6 +90,7 @@ class JobSpec(Strict):
     deadline_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # Unix seconds
 
     preemptible: bool | None = None  # None = once it has registered a checkpoint, or if its queue says so
+    requeue: bool = True  # it may run again after a node or supervisor was lost, or at somebody's wish
     grace_s: Seconds = 30.0  # between asking it to stop and SIGKILL
     signal: StopSignal | None = None
     retry: Retry = Retry()

@@ -72,6 +72,7 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
         return lines
 
     snapshots = Snapshots(settings.state.absolute() / "snapshots")
+    stack.callback(snapshots.keep_swept(store.copies, clock, lambda: controller.rules.snapshot_retention_s))
     plane = Plane(controller, reload=reload if settings.config is not None else None, snapshots=snapshots)
     auth = Authenticator(store, clock)
     loopback = is_loopback(settings.host)

@@ -134,6 +134,8 @@ def requeue(controller: Controller, changes: Changes, ids: Sequence[int], actor:
     def refused(job: LiveJob) -> str | None:
         if job.attempt is None:
             return "does not run"
+        if not job.needs.requeue:
+            return "is not to be requeued: it was submitted so (--no-requeue)"
         return "is suspended: resume it" if job.row.suspended else refuse_ending(job)
 
     for job in allowed(existing(controller, ids), refused):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, ColumnElement, Connection, Select, any_, bindparam, func, literal_column, or_, select, union_all
+from sqlalchemy import ARRAY, Column, ColumnElement, Connection, Select, any_, bindparam, case, func, literal_column, or_, select, union_all
 
 from trainmaster.errors import NotFound
 from trainmaster.live.backends.base import NodeShare
@@ -18,6 +18,7 @@ from trainmaster.live.store.draft import draft_of
 from trainmaster.live.store.rows import (
     ActiveJobs,
     AttemptRow,
+    Copy,
     DecisionRow,
     JobRow,
     NodeMark,
@@ -118,6 +119,20 @@ def asked(connection: Connection, ids: Sequence[int]) -> list[AskedFor]:
     bodies = connection.execute(select(specs.c.id, specs.c.body).where(one_of(specs.c.id, [*set(of.values())], dialect)))
     told = {spec: json.loads(body) for spec, body in bodies}
     return [AskedFor(id=id, **{name: told[spec][name] for name in ASKED}) for id, spec in of.items()]
+
+
+def copies(connection: Connection) -> list[Copy]:
+    """Of all submissions ever that run in one. Only theirs are read: others have no such text."""
+    specs = tables.specs
+    active = func.max(case((jobs.c.finish_s.is_(None), 1), else_=0))
+    query = (
+        select(specs.c.body, active, func.max(jobs.c.finish_s))
+        .select_from(jobs.join(specs))
+        .where(specs.c.body.like('%"snapshot":"%'))
+        .group_by(specs.c.id, specs.c.body)
+    )
+    rows = ((json.loads(body)["snapshot"], here, last_s) for body, here, last_s in connection.execute(query))
+    return [Copy(place=place, active=bool(here), last_s=last_s or 0.0) for place, here, last_s in rows if place is not None]
 
 
 def attempts_of(connection: Connection, id: int) -> list[AttemptRecord]:

@@ -24,7 +24,7 @@ from trainmaster.live.store import lease, migrate, reads, tables
 from trainmaster.live.store.database import Database, first_line
 from trainmaster.live.store.errors import CommitUnknown, StoreUnavailable
 from trainmaster.live.store.lease import Lease
-from trainmaster.live.store.rows import ActiveJobs, DecisionRow, NodeMark, PolicyMemory, TokenRow, Usage
+from trainmaster.live.store.rows import ActiveJobs, Copy, DecisionRow, NodeMark, PolicyMemory, TokenRow, Usage
 from trainmaster.live.store.transaction import Known, Transaction
 
 
@@ -173,6 +173,11 @@ class Store:
         """What these jobs asked for, by id, without what is long."""
         with self._reading() as connection:
             return reads.asked(connection, ids)
+
+    def copies(self) -> list[Copy]:
+        """The copies of repositories that jobs run in, or did."""
+        with self._reading() as connection:
+            return reads.copies(connection)
 
     def attempts(self, job: int) -> list[AttemptRecord]:
         with self._reading() as connection:
