@@ -115,10 +115,11 @@ def spec(connection: Connection, id: int) -> str:
 def asked(connection: Connection, ids: Sequence[int]) -> list[AskedFor]:
     """A submission is read once for all jobs of it."""
     specs, dialect = tables.specs, connection.dialect.name
-    of = dict(connection.execute(select(jobs.c.id, jobs.c.spec).where(one_of(jobs.c.id, ids, dialect)).order_by(jobs.c.id)).tuples().all())
-    bodies = connection.execute(select(specs.c.id, specs.c.body).where(one_of(specs.c.id, [*set(of.values())], dialect)))
+    found = connection.execute(select(jobs.c.id, jobs.c.spec).where(one_of(jobs.c.id, ids, dialect)).order_by(jobs.c.id)).fetchall()
+    bodies = connection.execute(select(specs.c.id, specs.c.body).where(one_of(specs.c.id, [*{row.spec for row in found}], dialect)))
     told = {spec: json.loads(body) for spec, body in bodies}
-    return [AskedFor(id=id, **{name: told[spec][name] for name in ASKED}) for id, spec in of.items()]
+    asked = {spec: {name: body[name] for name in ASKED} | {"gpu_types": tuple(body["gpu_types"])} for spec, body in told.items()}
+    return [AskedFor(id=row.id, **asked[row.spec]) for row in found]
 
 
 def copies(connection: Connection) -> list[Copy]:
