@@ -50,7 +50,7 @@ from trainmaster.workload.jobs import JobTable
 
 RECORD_ALL_UP_TO = 1_000  # jobs; with more, a decision's record is written at most so often:
 RECORD_EVERY_S = 2.0
-IDLE_SHARE = 3.0  # after a decision that took t, people's requests go first for so many times t
+IDLE_SHARE = 6.0  # after a decision that took t, people's requests go first for so many times t
 RETRY_S = 0.5  # between tries to reach a store that is away
 RENEW_S = 5.0  # of the lease
 MISSED_S = 5.0  # an attempt that the backend has not named for so long is missing

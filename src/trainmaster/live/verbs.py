@@ -23,15 +23,18 @@ DEFAULT_NAME = 40  # characters of the command
 
 
 def submit(controller: Controller, changes: Changes, specs: Sequence[JobSpec], actor: str, key: str | None) -> Submission | list[int]:
-    """The jobs of a request; one that was seen before makes none."""
+    """The jobs of a request; one that was seen before makes none, which writing it down finds out."""
     if key is not None:
         for staged in changes.submissions:
             if (staged.actor, staged.key) == (actor, key):
                 raise Conflict(f"request {key}: the same request is being taken in right now; ask again")
-        if (known := controller.store.ids_of_key(actor, key)) is not None:
+    try:
+        for spec in specs:
+            check(controller, spec)
+    except InputError:  # what was right when it was first sent
+        if key is not None and (known := controller.store.ids_of_key(actor, key)) is not None:
             return known
-    for spec in specs:
-        check(controller, spec)
+        raise
     submission = Submission(actor=actor, key=key, specs=specs)
     for spec in specs:
         for index in spec.array.indices if spec.array is not None else (None,):
