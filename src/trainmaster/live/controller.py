@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -25,6 +25,7 @@ import numpy as np
 from trainmaster.cluster.cluster import Cluster, QueueSpec
 from trainmaster.engine.core import Setup
 from trainmaster.engine.handover import Parts
+from trainmaster.engine.snapshot import slots_of
 from trainmaster.errors import BackendError, Conflict, InputError, NotFound
 from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observation, Seen
 from trainmaster.live.control import JobFilter
@@ -35,6 +36,7 @@ from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.nodes import as_down, cluster_of
 from trainmaster.live.offers import obstacle
 from trainmaster.live.packing import pack, unpack
+from trainmaster.live.pins import Held, pinned
 from trainmaster.live.recovery import shares_of, snapshot_of
 from trainmaster.live.rules import Rules
 from trainmaster.live.scheduling import Acts, Made, Scheduling, bound_for
@@ -48,7 +50,7 @@ from trainmaster.workload.jobs import JobTable
 
 RECORD_ALL_UP_TO = 1_000  # jobs; with more, a decision's record is written at most so often:
 RECORD_EVERY_S = 2.0
-IDLE_SHARE = 3.0  # after a decision that took t, people's requests go first for so many times t
+IDLE_SHARE = 6.0  # after a decision that took t, people's requests go first for so many times t
 RETRY_S = 0.5  # between tries to reach a store that is away
 RENEW_S = 5.0  # of the lease
 MISSED_S = 5.0  # an attempt that the backend has not named for so long is missing
@@ -312,8 +314,13 @@ class Controller:
         self.stops.append((job, attempt))
 
     def _begin(self, changes: Changes, job: LiveJob, parts: Parts, names: list[str]) -> None:
+        engine = self.scheduling.engine
+        assert engine is not None
+        slots, shares = slots_of(engine, parts), shares_of(parts, names)
+        if self.backend.capabilities.pin_gpus:
+            shares = pinned((shares, slots), self._held(), {node.name: node for node in self.nodes})
         attempt = job.attempt = AttemptRow(
-            job=job.id, attempt=job.row.attempts + 1, state=Seen.STARTING.value, shares=shares_of(parts, names), claimed_s=changes.now_s
+            job=job.id, attempt=job.row.attempts + 1, state=Seen.STARTING.value, shares=shares, claimed_s=changes.now_s
         )
         job.seen, job.warned = None, False
         self.holding[job.id] = job
@@ -322,10 +329,18 @@ class Controller:
             job, attempts=attempt.attempt, nodes=tuple(share.node for share in attempt.shares),
             gpu_type=self.cluster.nodes[int(parts.node[0])].type or None,
             start_s=changes.now_s if job.row.start_s is None else job.row.start_s,
-            engine={"slots": parts.slot.tolist()} if (parts.slot >= 0).any() else {},
+            engine={"slots": slots} if any(slot >= 0 for slot in slots) else {},
         )  # fmt: skip
         changes.state(job, State.STARTING, "started", nodes=list(job.row.nodes), gpus=[share.gpus for share in attempt.shares])
         self.starts.append((job, attempt))
+
+    def _held(self) -> Iterator[Held]:
+        """What attempts have in fact, and the GPUs that the ledger counts the shared ones on."""
+        engine = self.scheduling.engine
+        assert engine is not None and engine.handover is not None
+        for job in self.holding.values():
+            if job.attempt is not None and (parts := engine.handover.of(engine.row(job.id))) is not None:
+                yield job.attempt.shares, slots_of(engine, parts)
 
     def _note(self, made: Made | None) -> Made | None:
         if made is not None:

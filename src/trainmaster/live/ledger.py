@@ -24,8 +24,15 @@ class Submission:
     answer: Future[list[int]] = field(default_factory=Future)
     rows: list[tuple[JobSpec, NewJob]] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
+    repeated: bool = False  # it was made before: `ids` are those of then
 
     def write(self, tx: Transaction, now_s: float) -> None:
+        if self.key is not None:
+            made = list(range(tx.next_job, tx.next_job + len(self.rows)))
+            self.ids = tx.remember_key(self.actor, self.key, made)
+            if self.ids != made:
+                self.repeated = True
+                return
         spec_ids = tx.add_specs([spec.model_dump_json() for spec in self.specs])
         spec_id = {id(spec): number for spec, number in zip(self.specs, spec_ids, strict=True)}
         first: dict[int, int] = {}
@@ -36,10 +43,10 @@ class Submission:
         self.ids = tx.add_jobs([row for _, row in self.rows])
         tx.add_events([NewEvent(at_s=now_s, kind="submitted", job=job, state=State.PENDING, reason=row.reason, actor=self.actor)
                        for job, (_, row) in zip(self.ids, self.rows, strict=True)])  # fmt: skip
-        if self.key is not None:
-            tx.remember_key(self.actor, self.key, self.ids)
 
     def jobs(self) -> list[LiveJob]:
+        if self.repeated:
+            return []
         needs = {id(spec): Needs.of(spec) for spec in self.specs}
         return [LiveJob(JobRow(id=job, **{f: getattr(row, f) for f in ROW_FIELDS}), needs[id(spec)])
                 for job, (spec, row) in zip(self.ids, self.rows, strict=True)]  # fmt: skip

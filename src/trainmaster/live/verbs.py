@@ -23,15 +23,18 @@ DEFAULT_NAME = 40  # characters of the command
 
 
 def submit(controller: Controller, changes: Changes, specs: Sequence[JobSpec], actor: str, key: str | None) -> Submission | list[int]:
-    """The jobs of a request; one that was seen before makes none."""
+    """The jobs of a request; one that was seen before makes none, which writing it down finds out."""
     if key is not None:
         for staged in changes.submissions:
             if (staged.actor, staged.key) == (actor, key):
                 raise Conflict(f"request {key}: the same request is being taken in right now; ask again")
-        if (known := controller.store.ids_of_key(actor, key)) is not None:
+    try:
+        for spec in specs:
+            check(controller, spec)
+    except InputError:  # what was right when it was first sent
+        if key is not None and (known := controller.store.ids_of_key(actor, key)) is not None:
             return known
-    for spec in specs:
-        check(controller, spec)
+        raise
     submission = Submission(actor=actor, key=key, specs=specs)
     for spec in specs:
         for index in spec.array.indices if spec.array is not None else (None,):
@@ -134,6 +137,8 @@ def requeue(controller: Controller, changes: Changes, ids: Sequence[int], actor:
     def refused(job: LiveJob) -> str | None:
         if job.attempt is None:
             return "does not run"
+        if not job.needs.requeue:
+            return "is not to be requeued: it was submitted so (--no-requeue)"
         return "is suspended: resume it" if job.row.suspended else refuse_ending(job)
 
     for job in allowed(existing(controller, ids), refused):
@@ -152,6 +157,8 @@ def update(controller: Controller, changes: Changes, id: int, change: JobUpdate,
             raise Conflict(f"job {job.id} holds its GPUs: their number can be changed only while it waits")
         if values["gpus"] < 0 or (values["gpus"] > 1 and values["gpus"] % 1) or (values["gpus"] == 0 and job.needs.cpus == 0):
             raise InputError(f"gpus: a gang takes whole GPUs, at least one, not {values['gpus']:g}")
+        if job.needs.nodes is not None and values["gpus"] % job.needs.nodes:
+            raise InputError(f"gpus: {values['gpus']:g} do not lie evenly on the {job.needs.nodes} nodes that job {job.id} asks for")
     if "queue" in values and job.attempt is not None:
         raise Conflict(f"job {job.id} runs: its queue can be changed only while it waits")
     changes.job(job, **values)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from itertools import groupby
+from itertools import compress, groupby
 from operator import attrgetter
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.exc import StatementError
 
 from trainmaster.errors import InvariantBroken, TrainmasterError
-from trainmaster.live.store import tables
+from trainmaster.live.store import reads, tables
 from trainmaster.live.store.rows import AttemptRow, NewEvent, NewJob
 
 NUMBERED = (tables.jobs, tables.specs, tables.events, tables.tokens)
@@ -85,10 +85,11 @@ class Transaction:
     def add_jobs(self, rows: Sequence[NewJob]) -> list[int]:
         """Their ids: contiguous, in the order of rows."""
         ids = self._known.take(tables.jobs, len(rows))
-        self._insert(
-            tables.jobs,
-            [{"id": id, **dict(zip(JOB_COLUMNS, job_values(row), strict=True))} for id, row in zip(ids, rows, strict=True)],
-        )
+        values = [job_values(row) for row in rows]
+        told = [any(row[i] is not None for row in values) for i in range(len(JOB_COLUMNS))]  # NULL need not be said: half the columns
+        names = [name for name, is_told in zip(JOB_COLUMNS, told, strict=True) if is_told]
+        said = ({"id": id, **dict(zip(names, compress(row, told), strict=True))} for id, row in zip(ids, values, strict=True))
+        self._insert(tables.jobs, list(said))
         return list(ids)
 
     def update_jobs(self, changes: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
@@ -134,9 +135,14 @@ class Transaction:
 
     # ---------------------------------------------------------------------------------------------------------- the rest
 
-    def remember_key(self, actor: str, key: str, ids: Sequence[int]) -> None:
-        """This request of this actor made these jobs."""
-        self._insert(tables.request_keys, [{"actor": actor, "key": key, "at_s": self._now_s, "runs": as_runs(ids)}])
+    def remember_key(self, actor: str, key: str, ids: Sequence[int]) -> list[int]:
+        """This request of this actor makes these jobs; if it has been seen before, those that it made then, and nothing is written."""
+        row = {"actor": actor, "key": key, "at_s": self._now_s, "runs": as_runs(ids)}
+        if self._execute(NEW_KEY[self._connection.dialect.name], row).rowcount:
+            return list(ids)
+        known = reads.ids_of_key(self._connection, actor, key)
+        assert known is not None
+        return known
 
     def forget_keys(self, before_s: float) -> None:
         """Requests older than that may be repeated as new ones."""
@@ -212,6 +218,10 @@ class Transaction:
                 raise InvariantBroken(f"{table.name}: {len(rows)} rows to change {', '.join(columns)} of, {found} found")
 
 
+NEW_KEY = {  # by dialect
+    "sqlite": sqlite.insert(tables.request_keys).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(tables.request_keys).on_conflict_do_nothing(),
+}
 INSERTS = {table: insert(table) for table in tables.metadata.sorted_tables}
 FORGET_DECISIONS = delete(tables.decisions).where(tables.decisions.c.id <= bindparam("oldest"))
 FORGET_KEYS = delete(tables.request_keys).where(tables.request_keys.c.at_s < bindparam("before"))
@@ -227,7 +237,7 @@ def compact(value: Any) -> str:
 
 
 def share_values(shares: Iterable[Any]) -> list[list[Any]]:
-    return [[s.node, s.gpus, s.cpus, s.memory_gib] for s in shares]
+    return [[s.node, s.gpus, s.cpus, s.memory_gib, s.devices] for s in shares]
 
 
 def as_runs(ids: Sequence[int]) -> list[tuple[int, int]]:
