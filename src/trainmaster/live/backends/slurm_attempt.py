@@ -127,9 +127,12 @@ class Launched:
                         self._refresh(node)
         return len(self.claimed) == len(self.nodes)
 
-    def ask_to_stop(self, reason: str, grace_s: float, now_s: float) -> None:
+    def ask_to_stop(self, reason: str, grace_s: float) -> None:
+        """One file holds the last request: it has the nearest deadline of all."""
+        self.deadline_s = min(self.deadline_s, time.monotonic() + grace_s)
+        left_s = max(0.0, self.deadline_s - time.monotonic())
         with contextlib.suppress(OSError):
-            files.write_json(f"{self.folder}/{files.STOP}", {"reason": reason, "grace_s": grace_s, "asked_s": now_s})
+            files.write_json(f"{self.folder}/{files.STOP}", {"reason": reason, "grace_s": left_s})
         self.poke()
 
     def poke(self) -> None:
