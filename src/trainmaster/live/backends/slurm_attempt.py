@@ -82,7 +82,10 @@ class Launched:
             self.started_s = started["at_s"]
         self._hear()
         if self.lost is None and self.begun and len(self.ends) + len(self.claimed) == len(self.nodes):
-            self.write_end(whole(self.ends, self.in_a_gang))
+            end = whole(self.ends, self.in_a_gang)
+            if end["asked"] == "node" and not self.stopping and (end.get("exit_code") or end.get("acknowledged")):
+                end = {**end, "lost": "Slurm ended it (scancel, its own preemption or time limit, a node that goes down)", "asked": None}
+            self.write_end(end)
 
     def _refresh(self, node: int) -> None:
         if node in self.ends or node in self.claimed:
