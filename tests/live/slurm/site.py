@@ -1,4 +1,4 @@
-"""`trainmaster up --backend slurm` over the small cluster, with everything in it killed at random; and jobs that write down what they did."""
+"""`trainmaster up --backend slurm` over the small cluster, with everything in it killed at random; jobs write down what they did."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class Site(Cluster):
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with suppress(OSError):
-                    supervisor = f"\0{self.state}\0".encode() in (entry / "cmdline").read_bytes() and b"gang" in (entry / "cmdline").read_bytes()
+                    argv = (entry / "cmdline").read_bytes()
+                    supervisor = f"\0{self.state}\0".encode() in argv and b"gang" in argv
                     rank = f"TRAINMASTER_CONTROL={self.state}/".encode() in (entry / "environ").read_bytes()
                     if (supervisor if what == "supervisor" else rank) and (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
                         found.append(int(entry.name))

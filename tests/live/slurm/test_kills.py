@@ -1,4 +1,4 @@
-"""Ranks, supervisors, slurmd, slurmctld and the controller are killed at random under a running mix of jobs: all end once, as they should."""
+"""Ranks, supervisors, slurmd, slurmctld and the controller are killed at random under a mix of jobs: all end once, as they should."""
 
 import random
 from collections.abc import Iterator
