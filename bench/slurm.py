@@ -62,7 +62,7 @@ def measure(folder: Path, slurm: SmallCluster, client: Client, pid: int, jobs: i
         waited_s = []
         for _ in range(jobs):
             slurm.wait(lambda: not slurm.run("squeue", "-h"), 30)
-            time.sleep(random.uniform(0.5, 1.5))  # slurmctld starts jobs at once or at the end of its second: no job is to keep step with it
+            time.sleep(random.uniform(0.5, 1.5))  # slurmctld starts jobs at once or at the end of its second: out of step with it
             waited_s.append(one())
         print(f"{what:50}{statistics.median(waited_s):9.2f}{max(waited_s):9.2f}")
     before_s = cpu_s(pid)
