@@ -6,8 +6,8 @@
     scripts/slurm_cluster.py stop DIR                             jobs, daemons and their files; nothing stays
 
 Everything is below DIR: configuration, keys, state, logs, pids, the fake GPUs. Nothing in /etc is read or written, ports are free ones, so
-that several clusters can run side by side, if their nodes have different names (--prefix: Slurm calls cgroups by them). It needs root
-(slurmd starts jobs, GPUs are device nodes) but neither systemd nor a database.
+that several clusters can run side by side; one whose nodes have the names of another tracks processes without cgroups (--prefix names them
+otherwise). It needs root (slurmd starts jobs, GPUs are device nodes) but neither systemd nor a database.
 """
 
 from __future__ import annotations
@@ -94,8 +94,6 @@ class SmallCluster:
         if self.folder.exists() and any(self.folder.iterdir()):
             what = f"a cluster is there already; scripts/slurm_cluster.py stop {self.folder}" if self.conf.exists() else "is not empty"
             raise Failed(f"{self.folder}: {what}")
-        if taken := [name for name in self.names if _runs_slurmd(name)]:
-            raise Failed(f"another cluster on this machine has a node {taken[0]}: stop it, or name these with --prefix")
         self._write()
         try:
             self.start_munged()
@@ -154,7 +152,8 @@ class SmallCluster:
             + (f" Gres=gpu:v100:{self.gpus}" if self.gpus else "")
             for name, port in zip(self.names, ports[1:], strict=True)
         )
-        frozen = Path("/sys/fs/cgroup/freezer").is_dir() and os.access("/sys/fs/cgroup/freezer", os.W_OK)
+        taken = any(map(_runs_slurmd, self.names))  # by another cluster on this machine: Slurm calls its cgroups by the nodes' names
+        frozen = not taken and os.access("/sys/fs/cgroup/freezer", os.W_OK)
         self.conf.write_text(CONF.format(
             dir=self.folder, port=ports[0], nodes=listed, slurmd_timeout=self.slurmd_timeout_s,
             proctrack="proctrack/cgroup" if frozen else "proctrack/linuxproc",

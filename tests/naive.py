@@ -34,6 +34,7 @@ class Record:
     priority: float
     pinned: bool
     left_s: float  # at held_since_s
+    nodes: int = 0  # exactly so many; 0 = wherever
     counted_on: str = ""  # the type, in the present walk
     state: str = "future"
     new: bool = True
@@ -226,6 +227,8 @@ class Ledger:
     def place(self, job: Record, nodes: list[int], choose: Callable[[dict[int, int], int], int]) -> bool:
         """Take room for the whole job on these nodes, or nothing."""
         job.parts = []
+        if job.nodes > 1:
+            return self.evenly(job, nodes, choose)
         if job.milli == 0:
             room = [n for n in nodes if job.cpu_milli <= self.cpus[n] < math.inf and self.memory[n] >= job.memory_mib]
             part = (min(room, key=lambda n: (self.cpus[n], n)), 0, -1, job.cpu_milli, job.memory_mib) if room else None
@@ -237,6 +240,21 @@ class Ledger:
             self.take(*part)
             job.parts = [part]
         return part is not None
+
+    def evenly(self, job: Record, nodes: list[int], choose: Callable[[dict[int, int], int], int]) -> bool:
+        gpus = job.milli // 1000 // job.nodes
+        cpus, memory = -(-job.cpu_milli // job.nodes), -(-job.memory_mib // job.nodes)
+        free = {node: self.milli[node] // 1000 for node in nodes if self.cpus[node] >= cpus and self.memory[node] >= memory}
+        free = {node: room for node, room in free.items() if room >= gpus and (gpus or self.cpus[node] < math.inf)}
+        if len(free) < job.nodes:
+            return False
+        for i in range(job.nodes):
+            node = choose(free, gpus) if gpus else min(free, key=lambda node: (self.cpus[node], node))
+            del free[node]
+            cpus, memory = (total * (i + 1) // job.nodes - total * i // job.nodes for total in (job.cpu_milli, job.memory_mib))
+            job.parts.append((node, gpus * 1000, -1, cpus, memory))
+            self.take(*job.parts[-1])
+        return True
 
     def gang(self, job: Record, nodes: list[int], choose: Callable[[dict[int, int], int], int]) -> bool:
         whole, taken = job.milli // 1000, 0
@@ -304,8 +322,9 @@ class Naive:
                 row=row, id=str(table.id[row]), submit_s=float(table.submit_s[row]), arrive_s=float(table.eligible_s[row]),
                 milli=int(table.gpu_milli[row]), cpu_milli=round(float(table.cpus[row]) * 1000),
                 memory_mib=round(float(table.memory_gib[row]) * 1024), accepts=table.accept_sets[table.accept_set[row]],
-                queue=table.queue[row], max_nodes=int(table.max_nodes[row]), priority=float(table.priority[row]),
-                pinned=not table.preemptible[row], left_s=float(table.work[row]),
+                queue=table.queue[row], max_nodes=1 if table.nodes[row] == 1 else int(table.max_nodes[row]),
+                priority=float(table.priority[row]),
+                pinned=not table.preemptible[row], left_s=float(table.work[row]), nodes=int(table.nodes[row]),
             )
             for row in range(len(table))
         ]  # fmt: skip
@@ -432,7 +451,7 @@ class Naive:
             passed_over |= {job for job in order[order.index(failed) :] if not job.running and self.demand(job) == self.demand(failed)}
 
     def demand(self, job: Record) -> Any:
-        return job.milli, job.cpu_milli, job.memory_mib, job.accepts, job.queue, job.max_nodes
+        return job.milli, job.cpu_milli, job.memory_mib, job.accepts, job.queue, job.max_nodes, job.nodes
 
     def choose_jobs(self, order: list[Record], passed_over: set[Record]) -> list[Record]:
         """Who shall run: one walk, or one a stage where there are quotas."""

@@ -38,6 +38,7 @@ class Gang:
     cpu_milli: int = 0
     memory_mib: int = 0
     share_milli: int = 1000
+    nodes: int = 0
     config: int = -1
     rate: float = 0.0
     since_s: float = 0.0

@@ -25,6 +25,11 @@ class Cluster:
     def token(self, user: str, role: Role = Role.USER) -> str:
         return self.auth.issue(user, role, "test")[1]
 
+    def again(self) -> None:
+        """After `server.stop()`: another one at the same address, as when `up` is started again."""
+        self.server = Server(make_app(self.control, self.auth), port=int(self.url.rpartition(":")[2]))
+        self.server.start()
+
     @property
     def url(self) -> str:
         return self.server.url

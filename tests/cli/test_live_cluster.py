@@ -3,6 +3,8 @@
 import pytest
 
 from trainmaster.errors import Conflict
+from trainmaster.live.client import Client
+from trainmaster.live.states import State
 from trainmaster.workload.traces.catalog import load_trace
 
 FIELDS = (
@@ -151,8 +153,40 @@ def test_the_accounting_speaks_sacct(trainmaster, cluster):
     assert trainmaster("acct", "-o", "Jobs").err == "trainmaster: --format: no field 'Jobs'; did you mean JobID?\n"
 
 
+def test_a_job_that_ran_out_of_memory_is_accounted_as_slurm_does(trainmaster, cluster):
+    for _ in range(2):
+        trainmaster("submit", "--", "a")
+    for job, reason in ((1, "out of memory: more than the 2 GiB that it asked for"), (2, "exit 137")):
+        cluster.control.run(job)
+        cluster.control.end(job, State.FAILED, 137, reason)
+
+    ever = ("-S", "2020-01-01", "-P", "-n", "-o", "JobID,State,ExitCode")
+    assert trainmaster("acct", *ever).out == "1|OUT_OF_MEMORY|0:9\n2|FAILED|0:9\n"
+    assert trainmaster("acct", *ever, "-s", "OOM").out == "1|OUT_OF_MEMORY|0:9\n"
+    assert "OUT_OF_MEMORY (out of memory: more than the 2 GiB" in trainmaster("show", "1").out
+
+
 def test_an_array_is_accounted_by_its_indices(trainmaster, cluster):
     trainmaster("submit", "-a", "3,7", "--", "true")
 
     assert trainmaster("acct", "-P", "-n", "-o", "JobID,JobIDRaw", "-j", "1").out == "1_3|1\n1_7|2\n"
     assert trainmaster("acct", "-P", "-n", "-o", "JobID,JobIDRaw", "-j", "1_7,99").out == "1_7|2\n"
+
+
+def test_the_accounts_of_many_jobs_are_asked_for_in_one_request(trainmaster, cluster, monkeypatch):
+    for cpus in range(1, 20):
+        trainmaster("submit", "-c", f"{cpus}", "--", "a")
+    asked, send = [], Client._send
+    monkeypatch.setattr(Client, "_send", lambda self, *told: asked.append(told[1:3]) or send(self, *told))
+
+    out = trainmaster("acct", "-P", "-n", "-o", "JobID,ReqCPUS", "-S", "2020-01-01").out
+
+    assert out.splitlines() == [f"{cpus}|{cpus}" for cpus in range(1, 20)]
+    assert [path for _, path in asked] == ["/whoami", "/jobs", "/jobs/asked"]
+
+
+def test_what_others_asked_for_is_not_told(trainmaster, cluster):
+    trainmaster("submit", "-c", "4", "--", "a")
+    stranger = Client(cluster.url, cluster.token("bob"))
+
+    assert stranger.asked([1, 2]) == []

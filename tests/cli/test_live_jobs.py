@@ -7,6 +7,7 @@ import time
 import pytest
 
 from trainmaster.cli.main import main
+from trainmaster.live.client import Client
 from trainmaster.live.http.auth import Role
 from trainmaster.live.states import State
 
@@ -338,6 +339,29 @@ def test_logs_by_rank_attempt_and_tail(trainmaster, cluster):
     assert trainmaster("logs", "1", "--attempt", "1", "--system").out == "supervisor\n"
     assert trainmaster("logs", "1", "--attempt", "1", "--list").out == "attempt 1  rank 0  6 bytes\nattempt 1  rank system  11 bytes\n"
     assert trainmaster("logs", "1", "--rank", "../../etc/passwd").status == 2
+
+
+def test_who_follows_a_log_goes_on_when_the_controller_is_there_again(trainmaster, cluster):
+    control = cluster.control
+    trainmaster("submit", "--", "a")
+    control.run(1)
+    control.log(1, b"first\n")
+    got = Client.of_state(cluster.state).logs(1, follow=True)
+
+    assert next(got) == b"first\n"
+    cluster.server.stop()
+    control.log(1, b"meanwhile\n")
+    control.preempt(1)
+    control.run(1)
+    control.log(1, b"second\n")
+    cluster.again()
+    rest = b""
+    while rest != b"meanwhile\nsecond\n":
+        rest += next(got)
+    cluster.server.stop()
+    control.end(1)
+    cluster.again()
+    assert list(got) == []
 
 
 def test_a_shell_runs_what_the_controller_says(trainmaster, cluster, monkeypatch):

@@ -274,7 +274,7 @@ def test_a_job_larger_than_the_cluster_is_unschedulable_and_the_rest_run(trainma
     run, told = trainmaster(*argv, "--json", "-").runs()[0], trainmaster(*argv).err
 
     assert (run["jobs"], run["finished"], run["unschedulable"]) == (2, 1, 1)
-    assert told == "note: job 0 can never fit: a gang of 64 on 1 nodes of 4 (4 GPUs)\n"
+    assert told == "note: job 0 can never fit: a gang of 64 on 1 node of 4 (4 GPUs)\n"
 
 
 def test_the_installed_command_runs(trainmaster):

@@ -42,6 +42,16 @@ def test_free_gpus_of_a_node_go_to_promises_in_the_order_in_which_they_were_made
     assert run.held("b") == [(0, 18.5), (19, 58.5)]
 
 
+def test_a_whole_gpu_is_not_made_of_what_is_left_of_two_shared_ones():
+    sharers = [job("p", 0, 0.6, 5), job("q", 0, 0.5, 100), job("r", 0, 0.4, 100)]  # p and r on one GPU, q on the other
+    first, second = job("whole", 10, 1, 5, priority=1), job("part", 10, 0.6, 5, priority=1)
+
+    run = simulate([*sharers, first, second], "1x2", policy("srtf"), stop_delay_s=8)
+
+    assert run.held("part") == [(10, 15)]  # beside r
+    assert run.held("whole") == [(18, 23)]  # q was stopped for it at 10: until 18 half of its GPU is not free
+
+
 def test_a_job_is_not_started_again_while_its_last_attempt_drains():
     jobs = [job("first", 0, 4, 31), job("long", 0, 4, 100), job("urgent", 30, 4, 1, priority=1)]
 

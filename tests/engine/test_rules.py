@@ -258,12 +258,42 @@ def test_a_job_whose_nodes_left_for_good_is_unfinished(run):
     assert list(schedule.result.state) == ["unfinished", "finished"]
 
 
+# ------------------------------------------------------------------------------------------------- exactly so many nodes
+
+
+def test_a_gang_that_asks_for_so_many_nodes_lies_evenly_on_exactly_so_many(run):
+    schedule = run([job("two", 0, 4, 10, nodes=2), job("anywhere", 0, 4, 10)], "3x4", FIFO)
+
+    parts = {holding.id: holding.parts for holding in schedule.holdings}
+    assert parts["two"] == ((0, 2000), (1, 2000))  # although one node would hold it
+    assert parts["anywhere"] == ((2, 4000),)
+
+
+def test_a_gang_waits_until_exactly_so_many_nodes_have_its_share_free(run):
+    jobs = [job("a", 0, 3, 10), job("b", 0, 3, 20), job("pair", 1, 4, 5, nodes=2), job("one", 1, 2, 5, nodes=1)]
+    schedule = run(jobs, "2x4", FIFO)  # 1 + 1 are free until 10, 4 + 1 until 20
+
+    assert schedule.held("pair") == [(20, 25)]
+    assert schedule.held("one") == [(20, 25)]  # fifo: behind it
+
+
+def test_cpus_and_memory_lie_evenly_too_and_a_node_that_lacks_them_is_passed_over(run):
+    on = Cluster.of([Node(gpus=4, cpus=cpus, memory_gib=64) for cpus in (8, 2, 8)])
+
+    schedule = run([job("pair", 0, 2, 10, nodes=2, cpus=7, memory_gib=64), job("cpus", 0, 0, 10, nodes=3, cpus=3)], on, FIFO)
+
+    assert schedule.nodes("pair") == [(0, 2)]  # 3.5 CPUs on each
+    assert sorted(schedule.nodes("cpus")[0]) == [0, 1, 2]
+
+
 # ------------------------------------------------------------------------------------------------- what can never run
 
 
 @pytest.mark.parametrize("never, words", [
     (job("j", 0, 9, 1), "a gang of 9"),
     (job("j", 0, 3, 1, max_nodes=1), "a gang of 3"),
+    (job("j", 0, 6, 1, nodes=2), "a gang of 6, 3 on each of 2 nodes,"),
+    (job("j", 0, 5, 1, nodes=5), "a gang of 5, 1 on each of 5 nodes,"),
     (job("j", 0, 1, 1, accepts=("t4",)), "type t4"),
     (job("j", 0, 0, 1, cpus=9), "9 CPUs"),
     (job("j", 0, 2, 1, cpus=40), "40 CPUs"),

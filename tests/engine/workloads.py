@@ -69,7 +69,9 @@ def workloads(draw: st.DrawFn, most: int = 20, *, gangs: st.SearchStrategy[Any] 
         more = {name: value for name, strategy in columns.items() if (value := draw(strategy)) is not None}
         if more.pop("cpus_alone", False):
             more |= {"gpus": 0, "cpus": more.get("cpus") or 2.0}
-        jobs.append(job(f"j{number}", draw(times), more.pop("gpus", draw(gangs)), draw(work), **more))
+        if more.setdefault("gpus", draw(gangs)) % more.get("nodes", 1) and "nodes" in more:
+            del more["nodes"]
+        jobs.append(job(f"j{number}", draw(times), more.pop("gpus"), draw(work), **more))
     return jobs
 
 
@@ -109,6 +111,7 @@ def restless() -> st.SearchStrategy[list[Job]]:
         priority=st.sampled_from([None, None, 1.0, 2.0]),
         preemptible=st.sampled_from([None, None, None, False]),
         max_nodes=st.sampled_from([None, None, 1, 2]),
+        nodes=st.sampled_from([None, None, None, 1, 2]),
     )
 
 
@@ -132,6 +135,7 @@ def of_many_kinds() -> st.SearchStrategy[list[Job]]:
         accepts=st.sampled_from([(), (), ("v100",), ("t4", "v100")]),
         queue=st.sampled_from([None, "a", "b"]),
         max_nodes=st.sampled_from([None, None, 1]),
+        nodes=st.sampled_from([None, None, 2, 3]),
         cpus_alone=st.sampled_from([False, False, False, True]),
     )
 

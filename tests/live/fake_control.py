@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from trainmaster import __version__
 from trainmaster.errors import Conflict, NotFound, ParamError, TrainmasterError
 from trainmaster.live.control import (
+    AskedFor,
     AttemptRecord,
     EventRecord,
     JobFilter,
@@ -91,6 +92,9 @@ class FakeControl:
             file.write(text)
 
     # ------------------------------------------------------------------------------------------- writes
+
+    def never_fit(self, specs: Sequence[JobSpec]) -> list[str]:
+        return [f"can never fit this cluster as it is: {spec.gpus:g} GPUs" for spec in specs if spec.gpus > 1_000]
 
     def submit(self, specs: Sequence[JobSpec], actor: str, key: str | None = None) -> Future[list[int]]:
         def submitted() -> list[int]:
@@ -206,6 +210,13 @@ class FakeControl:
     def spec(self, job: int) -> JobSpec:
         self._record(job)
         return self.specs[job]
+
+    def asked(self, ids: Sequence[int]) -> list[AskedFor]:
+        known = {id: self.specs[id] for id in ids if id in self.specs}
+        return [
+            AskedFor(id=id, cpus=s.cpus, memory_gib=s.memory_gib, gpu_types=s.gpu_types, qos=s.qos, workdir=s.workdir)
+            for id, s in known.items()
+        ]
 
     def attempts(self, job: int) -> list[AttemptRecord]:
         self._record(job)

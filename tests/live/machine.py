@@ -48,12 +48,14 @@ class Machine:
     hang: Callable[[Attempt], bool] = lambda attempt: False
     deaf: Callable[[int], bool] = lambda job: False  # to requests to stop
     name: str = "machine"
-    capabilities: Capabilities = field(default_factory=Capabilities)
+    capabilities: Capabilities = field(default_factory=lambda: Capabilities(pin_gpus=True))
     wake: Callable[[], None] = lambda: None
 
     @classmethod
-    def of(cls, clock: Clock, *gpus: int, **more: Any) -> Machine:
-        return cls(clock, [NodeSeen(name=f"n{i}", node=Node(gpus=each, name=f"n{i}")) for i, each in enumerate(gpus)], **more)
+    def of(cls, clock: Clock, *gpus: int, type: str | Sequence[str] = "", **more: Any) -> Machine:
+        types = [type] * len(gpus) if isinstance(type, str) else type
+        nodes = [Node(gpus=each, name=f"n{i}", type=name) for i, (each, name) in enumerate(zip(gpus, types, strict=True))]
+        return cls(clock, [NodeSeen(name=str(node.name), node=node) for node in nodes], **more)
 
     # what the controller calls
 
@@ -72,6 +74,10 @@ class Machine:
         for share in attempt.shares:
             free = self.free(share.node)
             assert free >= share.gpus - 1e-9, f"{share.node} has {free:g} GPUs free, job {attempt.job} was given {share.gpus:g}"
+            assert len(share.devices) == (1 if 0 < share.gpus < 1 else share.gpus)
+            for device in share.devices:
+                held = self.held(share.node, device)
+                assert held + min(share.gpus, 1) <= 1 + 1e-9, f"job {attempt.job}: {held:g} of {share.node}:{device} is held"
         self.processes[key] = Process(attempt, self.clock.now_s, float(attempt.name.split("-")[0]))
 
     def stop(self, job: int, attempt: int, *, grace_s: float, reason: str) -> None:
@@ -156,6 +162,10 @@ class Machine:
     def free(self, node: str) -> float:
         total = next(seen.node.gpus for seen in self.nodes if seen.name == node)
         return total - sum(s.gpus for p in self.processes.values() if p.ended is None for s in p.attempt.shares if s.node == node)
+
+    def held(self, node: str, device: int) -> float:
+        live = [p.attempt for p in self.processes.values() if p.ended is None]
+        return sum(min(s.gpus, 1.0) for attempt in live for s in attempt.shares if s.node == node and device in s.devices)
 
     def running(self) -> set[int]:
         return {process.attempt.job for process in self.processes.values() if process.ended is None and process.started_s is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -269,6 +270,20 @@ def test_a_lost_attempt_is_started_again(site):
     assert (s.plane.job(job).attempts, s.plane.job(job).failures) == (2, 1)
 
 
+def test_a_job_that_said_no_requeue_runs_only_once(site):
+    s = site(2)
+    lost, fine = s.submit(spec(50, requeue=False), spec(50, requeue=False))
+    s.until(5)
+    with pytest.raises(Conflict, match="is not to be requeued"):
+        s.do(s.plane.requeue([fine], "ada"))
+    s.machine.lose(lost)
+    s.until(60)
+
+    assert (s.state(lost), s.state(fine)) == (State.FAILED, State.SUCCEEDED)
+    assert s.plane.job(lost).reason == "node failure: its supervisor was killed; it is not to be requeued"
+    assert s.plane.job(lost).attempts == 1
+
+
 def test_a_refused_start_backs_off_and_the_node_is_avoided(site):
     s = site(1, 1, refuse=lambda attempt: attempt.shares[0].node == "n0")
     (job,) = s.submit(spec(5))
@@ -364,7 +379,43 @@ def test_a_job_that_can_never_fit_says_so_and_others_run(site):
     big, small = s.submit(spec(5, 8), spec(5))
     s.until(10)
     assert s.state(small) is State.SUCCEEDED
-    assert s.plane.job(big).reason == "can never fit: a gang of 8 on 1 nodes of 4 (4 GPUs)"
+    assert s.plane.job(big).reason == "can never fit: a gang of 8 on 1 node of 4 (4 GPUs)"
+
+
+@pytest.mark.parametrize(("asked", "why"), [
+    ({"gpus": 8, "nodes": 2}, None),
+    ({"gpus": 6, "nodes": 3}, "a gang of 6, 2 on each of 3 nodes, on 2 nodes of 4 (8 GPUs)"),
+    ({"gpus": 2, "gpu_memory_gib": 40}, None),
+    ({"gpus": 2, "gpu_memory_gib": 141}, "no node of this cluster is for type h200 or b200 or gb200 or 3 others"),
+])  # fmt: skip
+def test_what_can_never_fit_is_said_at_submission(site, asked, why):
+    s = site(4, 4, type="a100")
+
+    assert s.plane.never_fit([spec(5, **asked)]) == ([f"can never fit this cluster as it is: {why}"] if why else [])
+
+
+def test_a_gang_lies_evenly_on_exactly_the_nodes_it_asks_for(site):
+    s = site(4, 4, 4)
+    _, two, late = s.submit(spec(10, 1), spec(20, 4, nodes=2), spec(5, 6, nodes=2))
+    s.until(1)
+
+    assert s.plane.job(two).nodes == ("n0", "n1") and s.plane.attempts(two)[0].gpus == (2, 2)
+    s.until(15)
+    assert s.state(late) is State.PENDING  # 4, 2 and 2 are free: no two nodes have three
+    with pytest.raises(InputError, match="5 do not lie evenly on the 2 nodes"):
+        s.do(s.plane.update(late, JobUpdate(gpus=5), "ada"))
+    assert "if it did not ask for 2 nodes" in s.plane.why(late).counterfactual
+    s.until(22)
+    assert s.plane.attempts(late)[0].gpus == (3, 3)
+
+
+def test_a_job_goes_to_accelerators_with_the_memory_it_asks_for(site):
+    s = site(2, 2, type=("v100", "a100"))
+    either, big = s.submit(spec(5, 1, gpu_memory_gib=10), spec(5, 2, gpu_memory_gib=40))
+    s.until(1)
+
+    assert s.plane.job(big).nodes == ("n1",)
+    assert s.plane.job(either).nodes == ("n0",)
 
 
 def test_a_crash_at_any_turn_loses_nothing_and_runs_nothing_twice(site):
@@ -408,3 +459,37 @@ def test_others_that_take_gpus_of_a_running_job_take_them_from_the_jobs_after_it
     s.machine.nodes = [replace(seen, others_gpus=0.0) for seen in s.machine.nodes]
     s.until(180)
     assert s.states() == ["SUCCEEDED"] * 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_of_gpus_and_whole_ones_are_pinned_to_devices_that_are_free_in_fact(site, seed):
+    draw = random.Random(seed)
+    s = site(2, 3, policy="las", stop_delay_s=4, start_delay_s=1)
+    for _ in range(40):
+        s.submit(*(spec(draw.randint(3, 30), draw.choice([0.3, 0.5, 0.6, 1, 2])) for _ in range(draw.randint(0, 2))))
+        held = [record.id for record in s.plane.jobs(JobFilter()) if record.nodes and record.state is not State.COMPLETING]
+        if held and draw.random() < 0.3:
+            s.do(s.plane.cancel([draw.choice(held)], "ada"))
+        s.until(s.clock.now_s - 1_000 + draw.randint(1, 4))
+        if draw.random() < 0.1:
+            s.crash()
+
+    s.until(3_000, step_s=20)  # the machine asserts that no device is held twice
+    assert {record.state for record in s.plane.jobs(JobFilter(all=True))} <= {State.SUCCEEDED, State.CANCELLED}
+
+
+def test_gpus_that_others_begin_to_use_are_given_to_nobody_and_shared_ones_stay_shared(site):
+    s = site(3)
+    first, *two = s.submit(spec(5, 0.6), spec(100, 0.6), spec(100, 0.6))
+    s.until(10)
+    assert s.state(first) is State.SUCCEEDED  # the GPU that it had is another's now:
+    s.machine.nodes = [replace(s.machine.nodes[0], others_gpus=1.0, others_devices=(0,))]
+    beside, whole = s.submit(spec(20, 0.4), spec(20, 1))
+    s.until(15)
+
+    devices = {job: s.controller.jobs[job].attempt.shares[0].devices for job in (*two, beside)}
+    assert sorted(devices[job] for job in two) == [(1,), (2,)] and devices[beside] in ((1,), (2,))
+    assert s.state(whole) is State.PENDING
+    s.crash()
+    s.until(40)
+    assert s.state(beside) is State.SUCCEEDED and s.machine.running() == set(two)

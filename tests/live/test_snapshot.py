@@ -2,13 +2,19 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from live.test_controller import site, spec
 from trainmaster.errors import InputError
 from trainmaster.live.node import snapshot as snapshots
 from trainmaster.live.node.snapshot import snapshot
+from trainmaster.live.plane import Plane
+from trainmaster.live.snapshots import Snapshots
+
+__all__ = ["site"]
 
 
 @pytest.fixture
@@ -72,3 +78,24 @@ def test_a_snapshot_has_a_bound(
 def test_a_folder_that_is_no_repository_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a git repository"):
         snapshot(tmp_path, tmp_path / "copy")
+
+
+def test_a_copy_goes_when_the_last_of_its_jobs_has_ended_so_long_ago(site, repository: Path, tmp_path: Path) -> None:
+    s, kept = site(1), Snapshots(tmp_path / "snapshots")
+    plane = Plane(s.controller, snapshots=kept)
+    answer = plane.submit([spec(10, snapshot=str(repository)), spec(20, snapshot=str(repository))], "ada")
+    while not answer.done():
+        s.turn()
+        time.sleep(0.01)
+    orphan = kept.of([spec(1, snapshot=str(repository))])[1][0]  # of a request that was refused, say
+    now_s, week_s = time.time(), 7 * 86_400.0
+
+    s.until(15)
+    assert kept.sweep(s.controller.store.copies(), now_s, 0.0) == []  # one of its jobs runs; the other copy is young
+    s.until(40)
+    copies = {Path(copy.place).relative_to(kept.folder).parts[0] for copy in s.controller.store.copies()}
+    ended_s = max(copy.last_s for copy in s.controller.store.copies())
+    assert kept.sweep(s.controller.store.copies(), ended_s + week_s - 1, week_s) == []
+    assert {copy.name for copy in kept.sweep(s.controller.store.copies(), ended_s + week_s, week_s)} == copies
+    assert kept.sweep(s.controller.store.copies(), now_s + 2 * 3_600, week_s) == [orphan]
+    assert list(kept.folder.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from live.test_controller import RULES, Site, spec
 from trainmaster.cluster.cluster import QueueSpec
 from trainmaster.errors import InputError, NotFound
-from trainmaster.live.control import Scenario
+from trainmaster.live.control import JobFilter, Scenario
 from trainmaster.live.spec import Dependency
+from trainmaster.live.states import State
 from trainmaster.policies.registry import policies
 
 
@@ -121,13 +123,37 @@ def live_policies() -> list[str]:
 
 
 @pytest.mark.parametrize("name", live_policies())
-def test_every_policy_answers_why(site, name):
+def test_every_policy_answers_why_with_the_number_that_binds(site, name):
     s = site(2, policy=name, rules=RULES)
     s.submit(spec(60, 2, limit_s=60))
     s.until(5)
-    (job,) = s.submit(spec(60, 2, limit_s=60))
+    s.submit(spec(60, 2, limit_s=60))
+    s.until(8)
+    (waiting,) = [record.id for record in s.plane.jobs(JobFilter()) if record.state is State.PENDING]
+
+    answer = s.plane.why(waiting)
+
+    assert answer.code and re.search(r"\d", answer.text), answer.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("fifo", "1 GPU short behind the jobs before it"),
+        ("gavel-max-min", "its share is 0.5 of the time on 1 GPU, and it is not its turn: the turns of others have not ended"),
+        ("gandiva-fair", "its tickets are worth 0.5 GPUs all the time, and it is not its turn: the turns of others have not ended"),
+        ("gavel-fifo", "the plan that is best by this policy has nothing for it now: 1 job holds 1 GPU"),
+        ("themis.estimate=user", "the auction gave the GPUs to others"),
+        ("allox.estimate=user", "with about 60 s left it adds least to the sum of all completion times if it waits: 1 job has less left"),
+    ],
+)
+def test_a_plan_says_what_it_weighed(site, name, text):
+    name, _, setting = name.partition(".")
+    s = site(1, rules=RULES)
+    s.do(s.plane.set_policy(name, [setting] if setting else [], "root"))
+    s.submit(spec(60, 1, limit_s=60))
+    s.until(5)
+    (job,) = s.submit(spec(60, 1, limit_s=60))
     s.until(6)
 
-    answer = s.plane.why(job)
-
-    assert answer.code and answer.text
+    assert text in s.plane.why(job).text

@@ -1,7 +1,7 @@
 """Jobs in sacct's terms: its fields, its states, its two layouts. `acct` and the sacct look-alike print these.
 
-What a job asked for beside GPUs (CPUs, memory, QOS, types) stands in its submission alone: it is fetched where a field wants it, once
-for all jobs of an array.
+What a job asked for beside GPUs (CPUs, memory, QOS, types) stands in its submission alone: it is fetched where a field wants it, for all
+jobs in one request.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from trainmaster.cli.references import members, one, pages
 from trainmaster.cli.table import printable
+from trainmaster.cli.words import out_of_memory
 from trainmaster.errors import InputError, NotFound
 from trainmaster.live.client import Client, Json
 from trainmaster.live.states import State
@@ -35,7 +36,8 @@ SHORT = {
     "RS": "RESIZING", "RV": "REVOKED",
 }  # fmt: skip
 NAMES = {*SHORT.values(), *map(str, State)}
-FEW = 500  # ids a request
+FEW, MANY = 500, 10_000  # ids a request: in an address, in a body
+NOT_SEEN = {"cpus": 0.0, "memory_gib": 0.0, "gpu_types": (), "qos": None, "workdir": ""}  # of a job that is another's
 
 
 def rows(client: Client, args: Namespace, now_s: float) -> list[Json]:
@@ -51,24 +53,23 @@ def rows(client: Client, args: Namespace, now_s: float) -> list[Json]:
         "until_s": moment_s(args.endtime, "--endtime", now_s, ahead=False) if args.endtime else None,
     }
     names, queues, accounts, wanted = listed(args.name), listed(args.partition), set(listed(args.accounts)), slurm_states(args.states)
+    spelled = {SHORT.get(word.upper(), word.upper()) for word in listed(args.states)}
     found = _by_id(client, ids) if ids else pages(client, all=True, users=users, names=names, queues=queues, **window)
     return [
         job
         for job in found
         if (not accounts or job["account"] in accounts)
-        and (not wanted or job["state"] in wanted)
+        and (not wanted or job["state"] in wanted or slurm_state(job) in spelled)
         and (not ids or ((not users or job["user"] in users) and (not names or job["name"] in names)))
     ]
 
 
-def with_specs(client: Client, jobs: Sequence[Json]) -> list[Json]:
-    """Each with its submission, as `spec`."""
-    specs: dict[int, Json] = {}
-    for job in jobs:
-        shared = job["array_job"] or job["id"]
-        if shared not in specs:
-            specs[shared] = client.spec(job["id"])
-    return [{**job, "spec": specs[job["array_job"] or job["id"]]} for job in jobs]
+def with_requests(client: Client, jobs: Sequence[Json]) -> list[Json]:
+    """Each with what it asked for, as `asked`."""
+    asked: dict[int, Json] = {}
+    for first in range(0, len(jobs), MANY):
+        asked |= {each["id"]: each for each in client.asked([job["id"] for job in jobs[first : first + MANY]])}
+    return [{**job, "asked": asked.get(job["id"], NOT_SEEN)} for job in jobs]
 
 
 def listed(texts: Sequence[str]) -> list[str]:
@@ -85,6 +86,13 @@ def slurm_states(texts: Sequence[str]) -> set[str]:
         found |= {str(state) for state, theirs in BY_SLURM.items() if name in (theirs, str(state))}
         found |= {""} if name not in BY_SLURM.values() and name not in State.__members__ else set()  # Slurm's, which no job has here
     return found
+
+
+def slurm_state(job: Json) -> str:
+    """As Slurm would call it."""
+    if job["state"] == "FAILED" and job["reason"].startswith("node failure"):
+        return "NODE_FAIL"
+    return "OUT_OF_MEMORY" if out_of_memory(job) else BY_SLURM[State(job["state"])]
 
 
 def job_id(job: Json) -> str:
@@ -112,8 +120,8 @@ class Layout:
         return cls(tuple(columns))
 
     @property
-    def wants_specs(self) -> bool:
-        return any(name in OF_THE_SPEC for name, _ in self.columns)
+    def wants_requests(self) -> bool:
+        return any(name in OF_THE_REQUEST for name, _ in self.columns)
 
     def cells(self, job: Json) -> list[str]:
         return [printable(FIELDS[name](job)) for name, _ in self.columns]
@@ -176,10 +184,10 @@ def _exit(job: Json) -> str:
 
 
 def _tres(job: Json, types: Sequence[str]) -> str:
-    spec, gpus = job["spec"], f"{job['gpus']:g}"
-    parts = [f"cpu={spec['cpus']:g}"] if spec["cpus"] else []
+    asked, gpus = job["asked"], f"{job['gpus']:g}"
+    parts = [f"cpu={asked['cpus']:g}"] if asked["cpus"] else []
     parts += [f"gres/gpu={gpus}", *(f"gres/gpu:{kind}={gpus}" for kind in types)] if job["gpus"] else []
-    parts += [f"mem={spec['memory_gib'] * 1024:.0f}M"] if spec["memory_gib"] else []
+    parts += [f"mem={asked['memory_gib'] * 1024:.0f}M"] if asked["memory_gib"] else []
     return ",".join([*parts, f"node={max(1, len(job['nodes']))}"])
 
 
@@ -197,7 +205,7 @@ FIELDS: dict[str, Callable[[Json], str]] = {
     "User": lambda job: job["user"],
     "Account": lambda job: job["account"] or "",
     "Partition": lambda job: job["queue"] or "default",
-    "QOS": lambda job: job["spec"]["qos"] or "",
+    "QOS": lambda job: job["asked"]["qos"] or "",
     "Submit": lambda job: _stamp(job["submit_s"]),
     "Eligible": lambda job: _stamp(job["eligible_s"]),
     "Start": lambda job: _stamp(job["start_s"]),
@@ -206,17 +214,17 @@ FIELDS: dict[str, Callable[[Json], str]] = {
     "ElapsedRaw": lambda job: f"{job['run_s']:.0f}",
     "Timelimit": lambda job: "UNLIMITED" if job["limit_s"] is None else elapsed_of_slurm(job["limit_s"]),
     "TimelimitRaw": _limit_minutes,
-    "State": lambda job: BY_SLURM[State(job["state"])],
+    "State": slurm_state,
     "ExitCode": _exit,
     "NNodes": lambda job: str(max(1, len(job["nodes"]))),
     "NodeList": lambda job: ",".join(job["nodes"]) or "None assigned",
-    "ReqTRES": lambda job: _tres(job, job["spec"]["gpu_types"]),
+    "ReqTRES": lambda job: _tres(job, job["asked"]["gpu_types"]),
     "AllocTRES": lambda job: _tres(job, [job["gpu_type"]] if job["gpu_type"] else []) if job["start_s"] is not None else "",
-    "AllocCPUS": lambda job: f"{math.ceil(job['spec']['cpus'])}",
-    "NCPUS": lambda job: f"{math.ceil(job['spec']['cpus'])}",
-    "ReqCPUS": lambda job: f"{math.ceil(job['spec']['cpus'])}",
-    "ReqMem": lambda job: f"{job['spec']['memory_gib'] * 1024:.0f}M",
-    "WorkDir": lambda job: job["spec"]["workdir"],
+    "AllocCPUS": lambda job: f"{math.ceil(job['asked']['cpus'])}",
+    "NCPUS": lambda job: f"{math.ceil(job['asked']['cpus'])}",
+    "ReqCPUS": lambda job: f"{math.ceil(job['asked']['cpus'])}",
+    "ReqMem": lambda job: f"{job['asked']['memory_gib'] * 1024:.0f}M",
+    "WorkDir": lambda job: job["asked"]["workdir"],
     "Priority": lambda job: f"{job['priority']:g}",
     "Reason": lambda job: job["reason"] or "None",
     "Comment": lambda job: job["labels"].get("comment", ""),
@@ -228,5 +236,5 @@ FIELDS: dict[str, Callable[[Json], str]] = {
     "LostSteps": lambda job: str(job["lost_steps"]),
     "Steps": lambda job: "" if job["step"] is None else str(job["step"]),
 }
-OF_THE_SPEC = {"QOS", "ReqTRES", "AllocTRES", "AllocCPUS", "NCPUS", "ReqCPUS", "ReqMem", "WorkDir"}
+OF_THE_REQUEST = {"QOS", "ReqTRES", "AllocTRES", "AllocCPUS", "NCPUS", "ReqCPUS", "ReqMem", "WorkDir"}
 _CANONICAL = {name.lower(): name for name in FIELDS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser, Namespace
 
-from trainmaster.cli.accounting import BRIEF, DEFAULT, FIELDS, Layout, rows, with_specs
+from trainmaster.cli.accounting import BRIEF, DEFAULT, FIELDS, Layout, rows, with_requests
 from trainmaster.cli.connection import add_common, connect
 from trainmaster.cli.output import Output, as_json
 
@@ -51,8 +51,8 @@ def run(args: Namespace, out: Output) -> int:
     layout = Layout.of(BRIEF if args.brief and not args.format else args.format or DEFAULT)
     with connect(args) as client:
         jobs = rows(client, args, time.time())
-        if layout.wants_specs and not args.json:
-            jobs = with_specs(client, jobs)
+        if layout.wants_requests and not args.json:
+            jobs = with_requests(client, jobs)
     if args.json:
         out.say(as_json(jobs))
     elif args.parsable or args.parsable2:

@@ -47,7 +47,7 @@ def attached(draft: Draft, args: Namespace, out: Output) -> int:
     if "array" in draft.fields:
         raise Conflict("--array: many jobs have no one output to show; trainmaster submit --wait waits for them")
     with connect(args) as client:
-        job = submission.submitted(client, draft)[0]
+        job = submission.submitted(client, draft, out)[0]
         out.note(f"job {job}: queued (trainmaster why {job} tells what it waits for)")
         try:
             if not args.json:

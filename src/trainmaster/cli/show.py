@@ -9,7 +9,7 @@ from trainmaster.cli.connection import add_common, connect
 from trainmaster.cli.output import Output, as_json
 from trainmaster.cli.references import one
 from trainmaster.cli.table import Column, pairs, table
-from trainmaster.cli.words import amount, elapsed, ran_s, stamp
+from trainmaster.cli.words import amount, elapsed, out_of_memory, ran_s, stamp
 from trainmaster.live.client import Json
 
 GROUP = "look at them"
@@ -48,7 +48,7 @@ def _facts(job: Json, spec: Json, now_s: float) -> list[tuple[str, str]]:
         ("job", f"{job['id']} {job['name']}"),
         ("user", job["user"] + (f", account {job['account']}" if job["account"] else "")),
         ("queue", job["queue"] or "default"),
-        ("state", job["state"] + (f" ({job['reason']})" if job["reason"] else "")),
+        ("state", ("OUT_OF_MEMORY" if out_of_memory(job) else job["state"]) + (f" ({job['reason']})" if job["reason"] else "")),
         ("exit code", "" if job["exit_code"] is None else str(job["exit_code"])),
         ("command", command),
         ("folder", spec["workdir"]),

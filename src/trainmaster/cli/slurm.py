@@ -96,7 +96,7 @@ def sbatch(args: Namespace, out: Output) -> int:
         out.note("sbatch: this would be submitted")
         return 0
     with connect(args) as client:
-        ids = submission.submitted(client, draft)
+        ids = submission.submitted(client, draft, out)
         out.say(f"{ids[0]}\n" if draft.call.get("parsable") else f"Submitted batch job {ids[0]}\n")
         if not draft.call.get("wait"):
             return 0

@@ -77,9 +77,10 @@ def drafted(words: Sequence[str], asked: Asked) -> Draft:
     return front.of_script(script, "standard input", words[1:], asked, context)
 
 
-def submitted(client: Client, draft: Draft) -> list[int]:
+def submitted(client: Client, draft: Draft, out: Output) -> list[int]:
     try:
-        return client.submit(with_jobs_looked_up(client, draft), user=draft.call.get("user"))
+        fields, user = with_jobs_looked_up(client, draft), draft.call.get("user")
+        return client.submit(fields, user=user, note=lambda line: out.note(f"note: {line}"))
     except InputError as error:
         raise InputError(draft.located(str(error))) from None
 

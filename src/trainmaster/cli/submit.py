@@ -48,7 +48,7 @@ def run(args: Namespace, out: Output) -> int:
         out.say(draft.check().model_dump_json(indent=2) + "\n")
         return 0
     with connect(args) as client:
-        ids = submission.submitted(client, draft)
+        ids = submission.submitted(client, draft, out)
         if not draft.call.get("wait"):
             out.say(_told(client, ids, args, parsable))
             return 0

@@ -57,6 +57,11 @@ def ran_s(job: Json, now_s: float) -> float | None:
     return (job["finish_s"] or now_s) - job["start_s"] if job["attempts"] < 2 else job["run_s"]
 
 
+def out_of_memory(job: Json) -> bool:
+    """It failed because it used more memory than it asked for: a state of its own with Slurm."""
+    return job["state"] == "FAILED" and job["reason"].startswith("out of memory")
+
+
 def exit_status(job: Json) -> int:
     """What a shell would see of a job that has ended: its own exit code; 124 as of timeout(1), 130 as of an interrupt."""
     if job["state"] == "SUCCEEDED":

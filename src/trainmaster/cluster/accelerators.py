@@ -29,6 +29,12 @@ def lookup(name: str) -> Accelerator | None:
     return _BY_ALIAS.get(_VENDOR.sub("", re.sub(r"[\s_-]+", "-", name.strip().lower())))
 
 
+def with_memory(names: tuple[str, ...], least_gib: float) -> tuple[str, ...]:
+    """Of these types (none: of all), those known to have so much memory on each device, the least that is enough first."""
+    known = [card for card in (map(lookup, names) if names else CATALOGUE) if card is not None and card.memory_gib >= least_gib]
+    return tuple(card.name for card in sorted(known, key=lambda card: card.memory_gib))
+
+
 def _sold_as(chip: str, size: str, *boards: str) -> tuple[str, ...]:
     """Spellings of one memory size: v100-16gb, v100-sxm2-16gb, v100-16gb-sxm2."""
     return (f"{chip}-{size}", *(form for board in boards for form in (f"{chip}-{board}-{size}", f"{chip}-{size}-{board}")))

@@ -46,8 +46,9 @@ def build_state(jobs: JobTable, cluster: Cluster, rates: Floats | None, types: S
     runs_on = _types_with_a_rate(jobs, rates, len(types))
     owned = bool(cluster.queues) or any(pool.queues for pool in pools)
     klass, first_rows = _classes(
-        jobs.gpu_milli, cpu_milli, memory_mib, jobs.max_nodes, queue if owned else np.zeros(n, np.int32), jobs.accept_set, runs_on
-    )
+        jobs.gpu_milli, cpu_milli, memory_mib, jobs.max_nodes, jobs.nodes, queue if owned else np.zeros(n, np.int32), jobs.accept_set,
+        runs_on,
+    )  # fmt: skip
 
     top = max((node.gpus for node in cluster.nodes), default=0)
     words = (len(cluster.nodes) + 63) // 64
@@ -160,7 +161,8 @@ def _fill_jobs(state: np.ndarray, jobs: JobTable, klass: np.ndarray, queue: np.n
     state["work_left"], state["alone_rate"] = jobs.work, 1.0
     state["start_s"] = state["finish_s"] = np.nan
     state["due_s"], state["allocation"], state["near_until_s"], state["avoid"] = NEVER, -1, -NEVER, -1
-    state["klass"], state["queue"], state["max_nodes"] = klass, queue, jobs.max_nodes
+    bounds = np.where(jobs.nodes > 0, np.where(jobs.max_nodes > 0, np.minimum(jobs.nodes, jobs.max_nodes), jobs.nodes), jobs.max_nodes)
+    state["klass"], state["queue"], state["max_nodes"] = klass, queue, bounds
     state["pinned"] = ~jobs.preemptible
     state["share_milli"], state["config"], state["as_asked"] = GPU_MILLI, -1, 1
 
@@ -172,6 +174,7 @@ def _fill_classes(S: State, jobs: JobTable, cluster: Cluster, pools: list[Pool],
     state = S.jobs[first_rows]
     for name in ("milli", "cpu_milli", "memory_mib", "queue"):
         classes[name][:-1] = state[name]
+    classes["even_nodes"][:-1] = jobs.nodes[first_rows]
     classes["excluded"] = -1
     sizes = np.bincount(klass, minlength=len(first_rows))
     classes["offset"][:-1] = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -207,7 +210,8 @@ def _fill_classes(S: State, jobs: JobTable, cluster: Cluster, pools: list[Pool],
     for c in range(len(first_rows)):
         pool = S.class_pools[c, 0]
         classes[c]["component"] = root(int(pool)) if pool >= 0 else len(pools)
-    S.clock[0]["simple"] = len(pools) == 1 and bool(classes["plain"][:-1].all()) and not jobs.max_nodes.any() and not cluster.queues
+    S.clock[0]["simple"] = len(pools) == 1 and bool(classes["plain"][:-1].all())
+    S.clock[0]["simple"] &= not jobs.max_nodes.any() and not jobs.nodes.any() and not cluster.queues
 
 
 def _fill_queues(S: State, cluster: Cluster, queue_names: list[str]) -> None:

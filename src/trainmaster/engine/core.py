@@ -47,6 +47,7 @@ from trainmaster.workload.perf.base import Allocation, PerformanceModel, Traits
 from trainmaster.workload.perf.constant import Constant
 
 RESTART_COST_S = 30.0
+TYPES_NAMED = 4  # in the reason why a job can never run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,12 +230,15 @@ class Engine:
         accepted = self.jobs.accept_sets[self.jobs.accept_set[row]]
         pools = [int(p) for p in self.state.class_pools[self.state.jobs[row]["klass"]] if p >= 0]
         if not pools:
-            wanted = f"type {' or '.join(accepted)}" if accepted else f"queue {self.jobs.queue[row]}"
+            others = len(accepted) - TYPES_NAMED + 1
+            named = accepted if others < 2 else (*accepted[: TYPES_NAMED - 1], f"{others} others")
+            wanted = f"type {' or '.join(named)}" if accepted else f"queue {self.jobs.queue[row]}"
             return f"no node of this cluster is for {wanted}"
         nodes = [node for node, p in zip(self.cluster.nodes, self.state.nodes["pool"], strict=True) if p in pools]
         each = max(node.gpus for node in nodes)
         more = f" with {self.jobs.cpus[row]:g} CPUs" if gpus and self.jobs.cpus[row] else ""
-        return f"{asked}{more} on {len(nodes)} nodes of {each} ({sum(node.gpus for node in nodes)} GPUs)"
+        evenly = f", {gpus / self.jobs.nodes[row]:g} on each of {self.jobs.nodes[row]} nodes," if self.jobs.nodes[row] > 1 and gpus else ""
+        return f"{asked}{evenly}{more} on {_plural(len(nodes), 'node')} of {each} ({_plural(sum(node.gpus for node in nodes), 'GPU')})"
 
     def _prepare_clock(self) -> None:
         clock, policy = self.clock, self.policy
@@ -451,6 +455,8 @@ class Engine:
             verdict = np.where(behind, said, verdict)
             short = np.where(behind, np.where(said == Verdict.CAPACITY, klass["told_milli"], 0), short)
         columns = {name: S.jobs[name][rows] for name in ("attained_gpu_s", "remaining_s", "submit_s", "running")}
+        columns |= {"gpus": S.jobs["milli"][rows] / GPU_MILLI, "held_gpus": S.jobs["held_milli"][rows] / GPU_MILLI}
+        columns |= self.policy.said(self.memory, S.jobs["seq"][rows])
         return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["decided_s"]), seq=S.jobs["seq"][rows],
                               verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip
 
@@ -629,6 +635,10 @@ def fewest_nodes(jobs: JobTable, cluster: Cluster) -> np.ndarray:
         largest[accept, queue] = max(open_to, default=1) or 1
     per_node = np.array([largest[accept, queue] for accept, queue in kinds.T.tolist()])[kind.reshape(-1)]
     return -(-jobs.gpu_milli // (per_node * GPU_MILLI))
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _first(*values: Any) -> Any:

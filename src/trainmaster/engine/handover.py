@@ -7,12 +7,14 @@ starting take time, the promise is kept here until those who must go have gone:
     held      handed to the executor, which starts it (STARTING), or runs it (RUNNING)
     drain     stopped by a decision, not yet gone: its GPUs are still its own, idle
 
-A claim is handed over, in order of promise, as soon as its nodes have room for it in fact, and no earlier attempt of the job itself
-still drains. It may be taken back until then, and nobody was disturbed for it. A drain that never ends keeps its GPUs.
+A claim is handed over, in order of promise, as soon as its nodes have room for it in fact (whole GPUs that nobody shares, and of a
+shared one enough), and no earlier attempt of the job itself still drains. It may be taken back until then, and nobody was disturbed
+for it. A drain that never ends keeps its GPUs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -66,7 +68,8 @@ class Handover:
     claims: dict[int, Parts] = field(default_factory=dict)  # in order of promise
     held: dict[int, Parts] = field(default_factory=dict)
     drains: dict[int, Drain] = field(default_factory=dict)
-    free: NDArray[Any] = field(init=False)  # [nodes, 3]: GPU thousandths, CPU thousandths, MiB that nobody has in fact
+    free: NDArray[Any] = field(init=False)  # [nodes, 3]: thousandths of unshared GPUs and of CPUs, MiB, that nobody has in fact
+    shared: dict[int, int] = field(default_factory=dict)  # thousandths of each shared GPU that somebody has in fact, by slot
 
     def __post_init__(self) -> None:
         nodes = self.engine.cluster.nodes
@@ -97,17 +100,16 @@ class Handover:
                     self.drains[row] = Drain(parts, float(clock["now_s"]))
                     self.executor.stop(int(S.jobs[row]["seq"]))
                 else:
-                    self._move(parts, +1)
+                    self._give(parts)
         self.hand_over()
 
     def hand_over(self) -> None:
         """Give claims what is free in fact, in order of promise."""
         S = self.engine.state
         for row, parts in list(self.claims.items()):
-            if row in self.drains or not self._fits(parts):
+            if row in self.drains or not self._take_if_free(parts):
                 continue
             del self.claims[row]
-            self._move(parts, -1)
             self.held[row] = parts
             kernels.hand_over(S.clock, np.int32(row))
             self.executor.start(int(S.jobs[row]["seq"]), parts)
@@ -125,17 +127,17 @@ class Handover:
             kernels.rank_anew(S.clock, np.int32(row))
         if drain.parts.allocation >= 0:
             S.alloc_end_s[drain.parts.allocation] = self.engine.clock["now_s"]
-        self._move(drain.parts, +1)
+        self._give(drain.parts)
 
     def release(self, row: int) -> None:
         """A job that held its GPUs in fact holds nothing any more."""
-        self._move(self.held.pop(row), +1)
+        self._give(self.held.pop(row))
 
     def reshape(self, row: int) -> None:
         """A job holds another share of the same GPUs; its processes run on."""
-        self._move(self.held.pop(row), +1)
+        self._give(self.held.pop(row))
         self.held[row] = self.engine.parts(row)
-        self._move(self.held[row], -1)
+        self._take(self.held[row])
 
     def resume(self, claims: list[int], held: list[int], drains: dict[int, Drain]) -> None:
         """Who holds what in fact, in an engine that has just been built."""
@@ -143,14 +145,39 @@ class Handover:
         self.held = {row: self.engine.parts(row) for row in held}
         self.drains = dict(drains)
         for parts in (*self.held.values(), *(drain.parts for drain in drains.values())):
-            self._move(parts, -1)
+            self._take(parts)
+
+    def of(self, row: int) -> Parts | None:
+        """What a job has in fact."""
+        return self.drains[row].parts if row in self.drains else self.held.get(row)
 
     def starting(self, row: int) -> bool:
         return row in self.held and self.engine.state.jobs[row]["phase"] == STARTING
 
-    def _fits(self, parts: Parts) -> bool:
-        need = np.stack([parts.milli, parts.cpu_milli, parts.memory_mib], axis=1)
-        return bool((self.free[parts.node] >= need).all())
+    def _take_if_free(self, parts: Parts) -> bool:
+        self._take(parts)
+        fits = bool((self.free[parts.node] >= 0).all()) and all(self.shared[slot] <= GPU_MILLI for slot in parts.slot.tolist() if slot >= 0)
+        if not fits:
+            self._give(parts)
+        return fits
 
-    def _move(self, parts: Parts, sign: int) -> None:
-        np.add.at(self.free, parts.node, sign * np.stack([parts.milli, parts.cpu_milli, parts.memory_mib], axis=1))
+    def _take(self, parts: Parts) -> None:
+        for node, milli, slot, cpu_milli, memory_mib in rows_of(parts):
+            if slot >= 0:  # the first who shares a GPU takes all of it from those who do not
+                held, self.shared[slot] = self.shared.get(slot, 0), self.shared.get(slot, 0) + milli
+                milli = 0 if held else GPU_MILLI
+            self.free[node] -= (milli, cpu_milli, memory_mib)
+
+    def _give(self, parts: Parts) -> None:
+        for node, milli, slot, cpu_milli, memory_mib in rows_of(parts):
+            if slot >= 0:
+                left = self.shared.pop(slot) - milli
+                if left:
+                    self.shared[slot] = left
+                milli = 0 if left else GPU_MILLI
+            self.free[node] += (milli, cpu_milli, memory_mib)
+
+
+def rows_of(parts: Parts) -> Iterator[tuple[int, int, int, int, int]]:
+    columns = (parts.node, parts.milli, parts.slot, parts.cpu_milli, parts.memory_mib)
+    return zip(*(column.tolist() for column in columns), strict=True)

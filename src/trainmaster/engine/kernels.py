@@ -454,7 +454,7 @@ def place_gang(S, row, klass, first, last, pick, most_nodes):
             return False
         nth = np.int64(0)
         if c.random:
-            nth = np.int64(mix(mix(mix(c.seed) ^ np.uint64(c.decisions)) ^ np.uint64(S.jobs[row].seq)) % np.uint64(candidates))
+            nth = chosen_by_chance(S, row, candidates)
         if k.plain:
             node = nth_node(S, klass, first, last, lo, hi, nth)
             gpus = S.nodes[node].free_milli // 1000
@@ -533,6 +533,58 @@ def place_share(S, row, klass, first, last, pick):
 
 
 @njit
+def place_evenly(S, row, klass, first, last, pick):
+    """As many GPUs, CPUs and GiB on each of exactly so many nodes; all of them or nothing."""
+    c, k = S, S.classes[klass]
+    begin, nodes = c.n_parts, np.int64(k.even_nodes)
+    gpus = k.milli // 1000 // nodes
+    if k.milli % (1000 * nodes):
+        return False
+    most_cpu, most_memory = -(-k.cpu_milli // nodes), -(-k.memory_mib // nodes)
+    for node in range(len(S.nodes)):
+        n = S.nodes[node]
+        fits = in_group(S, klass, first, last, node) and n.free_milli >= gpus * 1000 and (gpus > 0 or n.counts_cpu == 1)
+        fits &= (not n.counts_cpu or n.cpu_free_milli >= most_cpu) and (not n.counts_memory or n.memory_free_mib >= most_memory)
+        S.usable[node] = 1 + n.free_milli // 1000 if fits else 0
+    for i in range(nodes):
+        best = -1
+        if gpus > 0:
+            for free in range(len(S.counts)):
+                S.counts[free] = 0
+            candidates = np.int64(0)
+            for node in range(len(S.nodes)):
+                if S.usable[node] > 0:
+                    S.counts[S.usable[node] - 1] += 1
+            lo, hi = pick(S.counts, gpus)
+            for node in range(len(S.nodes)):
+                candidates += lo < S.usable[node] <= hi + 1
+            nth = chosen_by_chance(S, row, candidates) if c.random and candidates > 0 else ZERO
+            for node in range(len(S.nodes)):
+                if lo < S.usable[node] <= hi + 1:
+                    if nth == 0:
+                        best = node
+                        break
+                    nth -= 1
+        else:
+            for node in range(len(S.nodes)):
+                if S.usable[node] > 0 and (best < 0 or S.nodes[node].cpu_free_milli < S.nodes[best].cpu_free_milli):
+                    best = node
+        if best < 0:
+            undo_parts(S, begin)
+            return False
+        cpu = k.cpu_milli * (i + 1) // nodes - k.cpu_milli * i // nodes
+        memory = k.memory_mib * (i + 1) // nodes - k.memory_mib * i // nodes
+        put(S, np.int64(best), gpus * 1000, cpu, memory, NOWHERE)
+        S.usable[best] = 0
+    return True
+
+
+@njit
+def chosen_by_chance(S, row, candidates):
+    return np.int64(mix(mix(mix(S.seed) ^ np.uint64(S.decisions)) ^ np.uint64(S.jobs[row].seq)) % np.uint64(candidates))
+
+
+@njit
 def place_cpus(S, klass, first, last):
     """CPUs alone: the node with the fewest free CPUs that has room."""
     k, best = S.classes[klass], -1
@@ -549,6 +601,8 @@ def place_cpus(S, klass, first, last):
 @njit
 def place_group(S, row, klass, first, last, pick, most_nodes):
     k = S.classes[klass]
+    if k.even_nodes > 1:
+        return place_evenly(S, row, klass, first, last, pick)
     if k.milli == 0:
         return place_cpus(S, klass, first, last)
     if k.milli % 1000:
@@ -1429,6 +1483,7 @@ def place_parts(clock, row, milli, cpu_milli, memory_mib, type_, most_nodes, pic
     own, own_nodes, scratch = j.klass, j.max_nodes, len(S.classes) - 1
     k, s = S.classes[own], S.classes[scratch]
     s.milli, s.cpu_milli, s.memory_mib, s.plain = milli, cpu_milli, memory_mib, k.plain and milli > 0 and milli % 1000 == 0
+    s.even_nodes = k.even_nodes if milli == k.milli else 0  # the gang as it was asked for lies evenly; in pieces, on at most so many nodes
     kept = 0
     S.class_pools[scratch] = -1
     for p in range(S.class_pools.shape[1]):

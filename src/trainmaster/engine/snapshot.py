@@ -9,7 +9,7 @@ known by seq. Those of the snapshot that the new engine's table lacks are gone; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ class Snapshot:
     decisions: int
     decide_s: float  # the next decision that is due by itself, inf = none
     state: NDArray[Any]  # records (`engine.state.JOB`) of the jobs that wait, hold or drain
-    parts: Mapping[int, Parts] = field(default_factory=dict)  # what each holding job was given, by seq
+    parts: Mapping[int, Parts] = field(default_factory=dict)  # what each holding job was given, by seq; a slot is a GPU of its node, from 0
     running: tuple[int, ...] = ()  # seqs of holding jobs, in the order of the last walk
     claims: tuple[int, ...] = ()  # of these, those that others still drain for, in order of promise
     drains: Mapping[int, Drain] = field(default_factory=dict)
@@ -60,10 +60,10 @@ def take(engine: Engine) -> Snapshot:
         decisions=int(clock["decisions"]),
         decide_s=float(clock["decide_s"]),
         state=jobs[rows].copy(),
-        parts={int(seq[row]): engine.parts(int(row)) for row in order},
+        parts={int(seq[row]): on_its_node(engine, engine.parts(int(row))) for row in order},
         running=tuple(seq[order].tolist()),
         claims=() if handover is None else tuple(int(seq[row]) for row in handover.claims),
-        drains={int(seq[row]): drain for row, drain in drains.items()},
+        drains={int(seq[row]): replace(drain, parts=on_its_node(engine, drain.parts)) for row, drain in drains.items()},
         memory={name: value.copy() if isinstance(value, np.ndarray) else value for name, value in engine.memory.items()},
         seq_bound=engine.seq_bound,
     )
@@ -82,8 +82,10 @@ def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
     for name in CARRIED:
         S.jobs[name][rows] = state[name]
     held = [seq for seq in snapshot.running if seq in known]
+    draining = {seq: replace(drain.parts, allocation=-1) for seq, drain in snapshot.drains.items() if seq in known}
+    slot_of = slots_here(engine, [*(snapshot.parts[seq] for seq in held), *draining.values()])
     for seq in held:
-        parts = snapshot.parts[seq]
+        parts = here_now(snapshot.parts[seq], slot_of)
         kernels.hold_again(S.clock, np.int32(known[seq]), parts.node, parts.milli, parts.slot, parts.cpu_milli, parts.memory_mib)
     waiting = rows[state["phase"] == WAITING]
     S.fresh[: len(waiting)] = waiting
@@ -95,14 +97,38 @@ def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
     if engine.handover is not None:
         claims = [known[seq] for seq in snapshot.claims if seq in known]
         assert all(S.jobs[row]["phase"] == RESERVED for row in claims)
-        drains = {
-            known[seq]: Drain(replace(drain.parts, allocation=-1), drain.since_s)
-            for seq, drain in snapshot.drains.items()
-            if seq in known
-        }
+        drains = {known[seq]: Drain(here_now(parts, slot_of), snapshot.drains[seq].since_s) for seq, parts in draining.items()}
         engine.handover.resume(claims, [known[seq] for seq in held if known[seq] not in claims], drains)
     if memory:
         engine.memory = grown(snapshot.memory, snapshot.seq_bound, engine.seq_bound)
+
+
+def on_its_node(engine: Engine, parts: Parts) -> Parts:
+    """Slots counted on each node from 0: what they are for any engine."""
+    return replace(parts, slot=np.array(slots_of(engine, parts), np.int32))
+
+
+def slots_of(engine: Engine, parts: Parts) -> list[int]:
+    """For each part, which GPU of its node is shared, from 0; -1 = whole ones."""
+    slots: list[int] = np.where(parts.slot >= 0, parts.slot - engine.state.nodes["slot"][parts.node], -1).tolist()
+    return slots
+
+
+def slots_here(engine: Engine, holdings: Iterable[Parts]) -> dict[tuple[int, int], int]:
+    """The engine's slot of each shared GPU (node, slot from 0). A node may have become smaller: then of some GPU that nobody shares."""
+    used = dict.fromkeys((node, slot) for parts in holdings for node, slot in zip(parts.node.tolist(), parts.slot.tolist(), strict=True))
+    found: dict[tuple[int, int], int] = {}
+    for node, slot in sorted(used):
+        if slot >= 0:
+            gpus, first = int(engine.state.nodes["gpus"][node]), int(engine.state.nodes["slot"][node])
+            free = (i for i in range(gpus) if (node, i) not in used and first + i not in found.values())
+            found[node, slot] = first + (slot if slot < gpus else next(free, 0))
+    return found
+
+
+def here_now(parts: Parts, slot_of: Mapping[tuple[int, int], int]) -> Parts:
+    slots = [slot_of.get(place, -1) for place in zip(parts.node.tolist(), parts.slot.tolist(), strict=True)]
+    return replace(parts, slot=np.array(slots, np.int32))
 
 
 def grown(memory: Memory, bound: int, longer: int) -> Memory:

@@ -95,6 +95,7 @@ CLASS = np.dtype(
         ("milli", "i8"),
         ("cpu_milli", "i8"),
         ("memory_mib", "i8"),
+        ("even_nodes", "i4"),  # exactly so many, as much on each; 0 = wherever it fits
         ("queue", "i4"),
         ("component", "i4"),  # classes that compete for the same nodes
         ("offset", "i4"),  # its waiting jobs are a heap at waiting[offset : offset + size]

@@ -12,7 +12,7 @@ import json
 import os
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,14 @@ from trainmaster.errors import Conflict, Forbidden, InputError, NotFound, Trainm
 Json = dict[str, Any]
 
 REFUSALS = {400: InputError, 403: Forbidden, 404: NotFound, 409: Conflict, 413: InputError, 422: InputError}
+AWAY = 503  # it cannot reach its store, or is stopping
 LONGEST_WAIT_S = 30.0  # of one request that waits for a job
 PATIENCE_S, RETRY_S = 120.0, 0.5  # with a controller that is away
 CHUNK = 64 << 10
 
 
 class Unreachable(TrainmasterError):
-    """No answer at all: the controller may be restarting."""
+    """No answer, or none yet: the controller may be restarting, its store away."""
 
 
 class Client:
@@ -38,7 +39,7 @@ class Client:
     def __init__(self, url: str, token: str, *, certificate: str | None = None, timeout_s: float = 60.0) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"{url}: not the address of a controller, such as http://127.0.0.1:8265")
+            raise InputError(f"{url}: not the address of a controller, such as http://127.0.0.1:8462")
         self.url, self.timeout_s = url.rstrip("/"), timeout_s
         self._parts, self._certificate = parts, certificate
         self._headers = {"authorization": f"Bearer {token}", "accept": "application/json"}
@@ -65,12 +66,19 @@ class Client:
 
     # ------------------------------------------------------------------------------------------------- jobs
 
-    def submit(self, spec: Mapping[str, Any], *, key: str | None = None, user: str | None = None) -> list[int]:
-        """The ids; several for an array."""
-        return self._submitted("/jobs", spec, key, user)
+    def submit(
+        self, spec: Mapping[str, Any], *, key: str | None = None, user: str | None = None, note: Callable[[str], None] = lambda _: None
+    ) -> list[int]:
+        """The ids; several for an array. `note`: told what the controller remarks."""
+        answer = self._submitted("/jobs", spec, key, user)
+        for line in answer["notes"]:
+            note(line)
+        ids: list[int] = answer["ids"]
+        return ids
 
     def submit_all(self, specs: Sequence[Mapping[str, Any]], *, key: str | None = None, user: str | None = None) -> list[int]:
-        return self._submitted("/jobs/bulk", {"jobs": list(specs)}, key, user)
+        ids: list[int] = self._submitted("/jobs/bulk", {"jobs": list(specs)}, key, user)["ids"]
+        return ids
 
     def jobs(
         self,
@@ -100,6 +108,10 @@ class Client:
 
     def attempts(self, job: int) -> list[Json]:
         return self._get(f"/jobs/{job}/attempts")["attempts"]
+
+    def asked(self, ids: Sequence[int]) -> list[Json]:
+        """What jobs asked for beside what their records say; those that may not be seen are left out."""
+        return self._ask("POST", "/jobs/asked", {"ids": list(ids)}, repeatable=True)["asked"]
 
     def why(self, job: int) -> Json:
         return self._get(f"/jobs/{job}/why")
@@ -161,19 +173,16 @@ class Client:
     def logs(
         self, job: int, *, rank: str = "0", attempt: int | None = None, follow: bool = False, offset: int = 0, tail: int | None = None
     ) -> Iterator[bytes]:
-        """As the job wrote it, as it comes. On a connection of its own; errors are raised at once, not at the first chunk."""
+        """As the job wrote it, as it comes. On a connection of its own; errors are raised at once, not at the first chunk.
+
+        Who follows outlives a restart of the controller: it is asked again, from the byte that was next.
+        """
         query = {"rank": rank, "attempt": attempt, "follow": follow, "offset": offset, "tail": tail}
-        connection = self._connect()
-        if follow:
-            connection.timeout = None  # a job may be silent for long
-        try:
-            response = self._send(connection, "GET", f"/jobs/{job}/logs", query, None, {})
-            if response.status != 200:
-                raise self._error(response.status, response.read())
-        except BaseException:
-            connection.close()
-            raise
-        return self._chunks(connection, response)
+        connection, response = self._log(job, query, patient=follow)
+        if not follow:
+            return self._chunks(connection, response)
+        again = {"rank": rank, "follow": True, ("since" if attempt is None else "attempt"): int(response.headers["log-attempt"])}
+        return self._followed(job, connection, response, again, int(response.headers["log-offset"]))
 
     # ------------------------------------------------------------------------------------------------- the cluster
 
@@ -226,9 +235,10 @@ class Client:
 
     # ------------------------------------------------------------------------------------------------- the wire
 
-    def _submitted(self, path: str, body: Mapping[str, Any], key: str | None, user: str | None) -> list[int]:
+    def _submitted(self, path: str, body: Mapping[str, Any], key: str | None, user: str | None) -> Json:
         headers = {"idempotency-key": key or os.urandom(16).hex()}  # so that it can be sent twice
-        return self._ask("POST", path, body, query={"user": user}, headers=headers)["ids"]
+        answer: Json = self._ask("POST", path, body, query={"user": user}, headers=headers)
+        return answer
 
     def _verb(self, verb: str, ids: Sequence[int]) -> None:
         self._ask("POST", f"/jobs/{verb}", {"ids": list(ids)})
@@ -245,6 +255,7 @@ class Client:
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
+        repeatable: bool = False,
     ) -> Any:
         reused = self._connection is not None
         connection = self._connection = self._connection or self._connect()
@@ -257,9 +268,9 @@ class Client:
             data = response.read()
         except (http.client.HTTPException, OSError) as error:
             self.close()
-            again = method == "GET" or (headers is not None and "idempotency-key" in headers)
+            again = repeatable or method == "GET" or (headers is not None and "idempotency-key" in headers)
             if reused and again:  # the server closes a connection that was idle; a request that is safe to repeat is sent on a new one
-                return self._ask(method, path, body, query=query, headers=headers, timeout_s=timeout_s)
+                return self._ask(method, path, body, query=query, headers=headers, timeout_s=timeout_s, repeatable=repeatable)
             raise self._unreachable(error) from None
         except TrainmasterError:
             self.close()
@@ -292,6 +303,51 @@ class Client:
         connection.request(method, f"{self._parts.path.rstrip('/')}/api/v1{path}{_query(query or {})}", data, sent)
         return connection.getresponse()
 
+    def _log(self, job: int, query: Mapping[str, Any], *, patient: bool) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        connection = self._connect()
+        if patient:
+            connection.timeout = None  # a job may be silent for long
+        try:
+            response = self._send(connection, "GET", f"/jobs/{job}/logs", query, None, {})
+            if response.status != 200:
+                raise self._error(response.status, response.read())
+        except (http.client.HTTPException, OSError) as error:
+            connection.close()
+            raise self._unreachable(error) from None
+        except BaseException:
+            connection.close()
+            raise
+        return connection, response
+
+    def _followed(self, job: int, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, query: Mapping[str, Any],
+                  offset: int) -> Iterator[bytes]:  # fmt: skip
+        """A stream also ends when its controller does: only one that was asked for after the end has shown all."""
+        answered_s, over = time.monotonic(), False
+        while True:
+            with suppress(Unreachable):
+                for chunk in self._chunks(connection, response):
+                    offset += len(chunk)
+                    answered_s = time.monotonic()
+                    yield chunk
+                if over:
+                    return
+            while True:
+                try:
+                    over = self._is_over(job, query.get("attempt"))
+                    connection, response = self._log(job, {**query, "offset": offset}, patient=True)
+                    break
+                except NotFound:  # it ended without a log
+                    return
+                except Unreachable:
+                    if time.monotonic() - answered_s > PATIENCE_S:
+                        raise
+                    time.sleep(RETRY_S)
+
+    def _is_over(self, job: int, attempt: int | None) -> bool:
+        if self.job(job)["finish_s"] is not None:
+            return True
+        return attempt is not None and any(tried["attempt"] == attempt and tried["end_s"] is not None for tried in self.attempts(job))
+
     def _chunks(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
             while chunk := response.read1(CHUNK):
@@ -307,7 +363,7 @@ class Client:
             message = str(json.loads(data)["error"])
         if status == 401:
             return Forbidden(f"{self.url} does not know this token (TRAINMASTER_TOKEN, or the file token of the state folder)")
-        return REFUSALS.get(status, TrainmasterError)(message)
+        return Unreachable(message) if status == AWAY else REFUSALS.get(status, TrainmasterError)(message)
 
     def _unreachable(self, error: Exception) -> Unreachable:
         reason = str(error) or type(error).__name__

@@ -54,6 +54,18 @@ class JobRecord:
     labels: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(slots=True, kw_only=True)
+class AskedFor:
+    """What a job asked for beside what its record says: for the accounts, of thousands at a time."""
+
+    id: int
+    cpus: float
+    memory_gib: float
+    gpu_types: tuple[str, ...]
+    qos: str | None
+    workdir: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
     """One try at a job."""
@@ -203,9 +215,15 @@ class ControlPlane(Protocol):
     def reload(self, actor: str) -> Future[list[str]]:
         """Read the configuration file again; what has changed, a line each."""
 
+    def never_fit(self, specs: Sequence[JobSpec]) -> list[str]:
+        """What to tell who submits these: a line for each demand that no state of this cluster could meet."""
+
     def job(self, job: int) -> JobRecord: ...
     def jobs(self, which: JobFilter) -> list[JobRecord]: ...
     def spec(self, job: int) -> JobSpec: ...
+    def asked(self, ids: Sequence[int]) -> list[AskedFor]:
+        """By id; what is not there is left out."""
+
     def attempts(self, job: int) -> list[AttemptRecord]: ...
     def events(self, *, job: int | None = None, after: int = 0, limit: int = 1_000) -> list[EventRecord]: ...
     def nodes(self) -> list[NodeRecord]: ...

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -25,6 +25,7 @@ import numpy as np
 from trainmaster.cluster.cluster import Cluster, QueueSpec
 from trainmaster.engine.core import Setup
 from trainmaster.engine.handover import Parts
+from trainmaster.engine.snapshot import slots_of
 from trainmaster.errors import BackendError, Conflict, InputError, NotFound
 from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observation, Seen
 from trainmaster.live.control import JobFilter
@@ -35,6 +36,7 @@ from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.nodes import as_down, cluster_of, without_others
 from trainmaster.live.offers import obstacle
 from trainmaster.live.packing import pack, unpack
+from trainmaster.live.pins import Held, pinned
 from trainmaster.live.recovery import shares_of, snapshot_of
 from trainmaster.live.rules import Rules
 from trainmaster.live.scheduling import Acts, Made, Scheduling, bound_for
@@ -312,8 +314,13 @@ class Controller:
         self.stops.append((job, attempt))
 
     def _begin(self, changes: Changes, job: LiveJob, parts: Parts, names: list[str]) -> None:
+        engine = self.scheduling.engine
+        assert engine is not None
+        slots, shares = slots_of(engine, parts), shares_of(parts, names)
+        if self.backend.capabilities.pin_gpus:
+            shares = pinned((shares, slots), self._held(), {node.name: node for node in self.nodes})
         attempt = job.attempt = AttemptRow(
-            job=job.id, attempt=job.row.attempts + 1, state=Seen.STARTING.value, shares=shares_of(parts, names), claimed_s=changes.now_s
+            job=job.id, attempt=job.row.attempts + 1, state=Seen.STARTING.value, shares=shares, claimed_s=changes.now_s
         )
         job.seen, job.warned = None, False
         self.holding[job.id] = job
@@ -322,10 +329,18 @@ class Controller:
             job, attempts=attempt.attempt, nodes=tuple(share.node for share in attempt.shares),
             gpu_type=self.cluster.nodes[int(parts.node[0])].type or None,
             start_s=changes.now_s if job.row.start_s is None else job.row.start_s,
-            engine={"slots": parts.slot.tolist()} if (parts.slot >= 0).any() else {},
+            engine={"slots": slots} if any(slot >= 0 for slot in slots) else {},
         )  # fmt: skip
         changes.state(job, State.STARTING, "started", nodes=list(job.row.nodes), gpus=[share.gpus for share in attempt.shares])
         self.starts.append((job, attempt))
+
+    def _held(self) -> Iterator[Held]:
+        """What attempts have in fact, and the GPUs that the ledger counts the shared ones on."""
+        engine = self.scheduling.engine
+        assert engine is not None and engine.handover is not None
+        for job in self.holding.values():
+            if job.attempt is not None and (parts := engine.handover.of(engine.row(job.id))) is not None:
+                yield job.attempt.shares, slots_of(engine, parts)
 
     def _note(self, made: Made | None) -> Made | None:
         if made is not None:
@@ -609,16 +624,16 @@ class Controller:
 
     def _set_nodes(self, nodes: list[NodeSeen]) -> None:
         self.nodes = nodes
-        self.cluster = cluster_of(nodes, self.drained, self.queues, self.node_queues, self._held())
+        self.cluster = cluster_of(nodes, self.drained, self.queues, self.node_queues, self._gpus_held())
         self.stale = True
 
     def _crowded(self) -> bool:
         """Others use GPUs that our jobs held when they came, and some of these may have gone since."""
         rows = zip(self.nodes, self.cluster.nodes, strict=True)
         crowded = {seen.name: row.gpus for seen, row in rows if row.gpus > without_others(seen)}
-        return bool(crowded) and any(self._held().get(name, 0.0) < gpus for name, gpus in crowded.items())
+        return bool(crowded) and any(self._gpus_held().get(name, 0.0) < gpus for name, gpus in crowded.items())
 
-    def _held(self) -> dict[str, float]:
+    def _gpus_held(self) -> dict[str, float]:
         """GPUs of each node that jobs have in fact, or that the engine has given them: the larger."""
         in_fact: Counter[str] = Counter()
         given: Counter[str] = Counter()
@@ -651,7 +666,7 @@ class Controller:
 
     def take_up(self, rules: Rules, queues: Mapping[str, QueueSpec], node_queues: Mapping[str, tuple[str, ...]]) -> None:
         """A configuration file that was read again. ParamError = the policy cannot decide with it, and nothing has changed."""
-        cluster = cluster_of(self.nodes, self.drained, queues, node_queues, self._held())
+        cluster = cluster_of(self.nodes, self.drained, queues, node_queues, self._gpus_held())
         self.scheduling.try_out(self.scheduling.policy, self.scheduling.rules, cluster)
         self.rules, self.queues, self.node_queues, self.table = rules, dict(queues), dict(node_queues), None
         self.fair_share.half_life_s = rules.fair_share_half_life_s

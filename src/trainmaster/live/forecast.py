@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 NOT_KNOWN = {"gpu_utilization": None, "productive_utilization": None}  # what ran before the fork, and has ended, is not in it
 FRESH_S = 5.0  # an answer is as good as new for so long
+OF_NEEDS = ("gpu_types", "nodes")  # what a change says of a job's needs; the rest is of its row
 RESTART_S = 30.0  # what a restart is taken to cost
 OVERRUN = 0.5  # a job past its estimate is taken to need so much of what it has run again
 
@@ -176,8 +177,10 @@ def changed_job(fork: Fork, id: int, change: Mapping[str, Any]) -> Fork:
     jobs = []
     for job in fork.jobs:
         if job.id == id:
-            row = replace(job.row, **{name: value for name, value in change.items() if name != "gpu_types"})
-            needs = replace(job.needs, gpu_types=change["gpu_types"]) if "gpu_types" in change else job.needs
+            row = replace(job.row, **{name: value for name, value in change.items() if name not in OF_NEEDS})
+            needs = replace(job.needs, **{name: change[name] for name in OF_NEEDS if name in change})
+            if needs.nodes and row.gpus % needs.nodes:
+                needs = replace(needs, nodes=None)
             job = replace(job, row=row, needs=needs)
         jobs.append(job)
     state = fork.snapshot.state.copy()

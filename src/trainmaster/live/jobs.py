@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from trainmaster.cluster.accelerators import with_memory
 from trainmaster.live.backends.base import Observation
 from trainmaster.live.control import JobRecord
 from trainmaster.live.spec import JobSpec, Retry, StopSignal
@@ -18,13 +19,14 @@ WAITING = frozenset({State.PENDING, State.RECOVERING})
 class Needs:
     """What scheduling must know of a submission, all else stays in the store until the job starts; alike ones are one object."""
 
-    gpu_types: tuple[str, ...]
+    gpu_types: tuple[str, ...]  # that will do: with the memory that was asked for
     nodes: int | None
     min_gpus: float | None
     max_gpus: float | None
     cpus: float
     memory_gib: float
     preemptible: bool | None
+    requeue: bool
     grace_s: float
     signal: StopSignal | None
     retry: Retry
@@ -34,8 +36,10 @@ class Needs:
     def of(cls, spec: JobSpec) -> Needs:
         return _shared(
             cls(
-                gpu_types=spec.gpu_types, nodes=spec.nodes, min_gpus=spec.min_gpus, max_gpus=spec.max_gpus, cpus=spec.cpus,
-                memory_gib=spec.memory_gib, preemptible=spec.preemptible, grace_s=spec.grace_s, signal=spec.signal, retry=spec.retry,
+                gpu_types=with_memory(spec.gpu_types, spec.gpu_memory_gib) if spec.gpu_memory_gib else spec.gpu_types,
+                nodes=spec.nodes, min_gpus=spec.min_gpus, max_gpus=spec.max_gpus, cpus=spec.cpus,
+                memory_gib=spec.memory_gib, preemptible=spec.preemptible, requeue=spec.requeue, grace_s=spec.grace_s,
+                signal=spec.signal, retry=spec.retry,
                 array_limit=spec.array.limit if spec.array is not None else None,
             )
         )  # fmt: skip

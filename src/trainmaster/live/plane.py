@@ -12,6 +12,7 @@ from trainmaster.errors import Conflict, InputError, NotFound
 from trainmaster.live import verbs
 from trainmaster.live.backends.base import NodeSeen
 from trainmaster.live.control import (
+    AskedFor,
     AttemptRecord,
     EventRecord,
     JobFilter,
@@ -24,6 +25,7 @@ from trainmaster.live.control import (
     WhyAnswer,
 )
 from trainmaster.live.controller import Controller
+from trainmaster.live.feasible import Feasibility
 from trainmaster.live.forecast import Forecaster
 from trainmaster.live.jobs import LiveJob
 from trainmaster.live.policies import chosen, parameters
@@ -39,6 +41,7 @@ class Plane:
         self.controller, self._reload, self._snapshots = controller, reload, snapshots
         self.forecaster = Forecaster(controller)
         self.explainer = Explainer(controller, self.forecaster)
+        self.feasibility = Feasibility(controller)
 
     # ---------------------------------------------------------------------------------------------------------- writes
 
@@ -133,6 +136,9 @@ class Plane:
     def spec(self, job: int) -> JobSpec:
         return JobSpec.model_validate_json(self.controller.store.spec(job))
 
+    def asked(self, ids: Sequence[int]) -> list[AskedFor]:
+        return self.controller.store.asked(ids)
+
     def attempts(self, job: int) -> list[AttemptRecord]:
         return self.controller.store.attempts(job)
 
@@ -151,6 +157,9 @@ class Plane:
         jobs = list(c.jobs.values())
         names = list(dict.fromkeys([*c.queues, *(job.row.queue for job in jobs if job.row.queue is not None)]))
         return [self._queue(name, [job for job in jobs if job.row.queue == name]) for name in names]
+
+    def never_fit(self, specs: Sequence[JobSpec]) -> list[str]:
+        return self.feasibility.complaints(specs)
 
     def policy(self) -> PolicyRecord:
         c = self.controller

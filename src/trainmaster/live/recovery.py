@@ -55,11 +55,16 @@ def snapshot_of(jobs: Sequence[LiveJob], node_row: Mapping[str, int], now_s: flo
 
 
 def parts_of(shares: Sequence[NodeShare], slots: Sequence[int], node_row: Mapping[str, int]) -> Parts:
-    """What an attempt holds, in the ledger's words. `slots`: of fractions, the GPU that the ledger counted them on."""
+    """What an attempt holds, in a snapshot's words. `slots`: of fractions, the GPU of the node that the ledger counted them on.
+
+    Where its devices are known they are what counts: whoever shares a device shares a slot.
+    """
+    slots = slots or [-1] * len(shares)
+    slots = [share.devices[0] if slot >= 0 and share.devices else slot for share, slot in zip(shares, slots, strict=True)]
     return Parts(
         node=np.array([node_row[share.node] for share in shares], np.int32),
         milli=np.array([round(share.gpus * GPU_MILLI) for share in shares], np.int64),
-        slot=np.array(slots or [-1] * len(shares), np.int32),
+        slot=np.array(slots, np.int32),
         cpu_milli=np.array([round(share.cpus * 1000) for share in shares], np.int64),
         memory_mib=np.array([round(share.memory_gib * 1024) for share in shares], np.int64),
     )

@@ -26,6 +26,7 @@ class Rules:
     stop_alert_s: float = 30.0  # past its grace, a stop that is not acknowledged raises an alert
     fair_share_half_life_s: float = 0.0  # decay of what users have used; 0 = no fair share over time
     default_limit_s: float = 7 * 86_400.0  # what a plan assumes of a job without a limit
+    snapshot_retention_s: float = 7 * 86_400.0  # a copy made by --snapshot stays so long after the last of its jobs has ended
     poll_s: float = 1.0  # how often the backend is looked at though nothing was heard of it
     queues: Mapping[str, QueueRules] = field(default_factory=dict)
     preemptible: bool = False  # every job may be stopped for others

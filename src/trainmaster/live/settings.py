@@ -47,6 +47,7 @@ class Settings:
     address: str | None = None  # of the system underneath
     shadow: bool = False  # watch it, touch nothing
     slots: int | None = None  # local, without GPUs: so many accelerators
+    log_limit_gib: float = 1.0  # of the log of a rank in one attempt, its middle is dropped beyond; 0 = no limit
     cluster: str | None = None  # a spec, as `simulate --cluster` takes it
     store: str | None = None  # a URL; None = SQLite in the state folder
     policy: str = "tiresias-las"
@@ -136,6 +137,12 @@ class _Entry:
             number = float("nan")
         if not abs(number) <= 1e9:
             raise InputError(f"{self.at}: {quoted(self.text())} is not a number")
+        return number
+
+    def amount(self) -> float:
+        number = self.number()
+        if number < 0:
+            raise InputError(f"{self.at}: is below 0")
         return number
 
     def length_s(self) -> float:
@@ -269,6 +276,7 @@ _TOP: dict[str, Reader] = {
     "state": _as("state", lambda entry: Path(entry.text())),
     "port": _as("port", _Entry.whole),
     "slots": _as("slots", _Entry.whole),
+    "log_limit_gib": _as("log_limit_gib", _Entry.amount),
     "round": _as("round_s", _Entry.length_s),
     "backend": _as("backend", _backend),
     "set": _as("policy_settings", _set),

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from trainmaster.cluster.accelerators import with_memory
+
 MAX_GPUS = 1_000_000
 MAX_ARRAY = 100_000
 
@@ -88,10 +90,12 @@ class JobSpec(Strict):
     deadline_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # Unix seconds
 
     preemptible: bool | None = None  # None = once it has registered a checkpoint, or if its queue says so
+    requeue: bool = True  # it may run again after a node or supervisor was lost, or at somebody's wish
     grace_s: Seconds = 30.0  # between asking it to stop and SIGKILL
     signal: StopSignal | None = None
     retry: Retry = Retry()
-    ranks: Literal["node", "gpu"] = "node"  # one process a node with all its GPUs, or one a GPU
+    # one process a node with all its GPUs; one a GPU; or, as a script of sbatch runs, one on the first node: `srun` in it starts the rest
+    ranks: Literal["node", "gpu", "batch"] = "node"
     array: Array | None = None
     after: tuple[Dependency, ...] = ()
 
@@ -113,6 +117,14 @@ class JobSpec(Strict):
             raise ValueError(f"gpus: a gang takes whole GPUs, not {self.gpus:g}")
         if self.nodes is not None and self.gpus >= 1 and self.gpus % self.nodes:
             raise ValueError(f"{self.gpus:g} GPUs do not spread evenly over {self.nodes} nodes")
+        if self.nodes is not None and self.nodes > 1:
+            if 0 < self.gpus < 1:
+                raise ValueError(f"nodes: part of one GPU does not lie on {self.nodes} nodes")
+            if self.min_gpus is not None or self.max_gpus is not None:
+                raise ValueError("nodes: an elastic job lies on as many nodes as it takes; give one number of GPUs, or no number of nodes")
+        if self.gpu_memory_gib and not with_memory(self.gpu_types, self.gpu_memory_gib):
+            which = " or ".join(self.gpu_types) if self.gpu_types else "accelerator"
+            raise ValueError(f"gpu_memory_gib: no {which} is known to have {self.gpu_memory_gib:g} GiB")
         if self.min_gpus is not None and self.max_gpus is not None and self.min_gpus > self.max_gpus:
             raise ValueError("min_gpus is above max_gpus")
         return self

@@ -35,7 +35,7 @@ def table_of(jobs: Sequence[LiveJob], rules: Rules, estimates: Estimates, work: 
         work=work if isinstance(work, float) else np.asarray(work),
         gpus=[row.gpus for row in rows],
         accepts=[each.gpu_types for each in needs] if any(each.gpu_types for each in needs) else None,
-        max_nodes=[each.nodes or 0 for each in needs],
+        nodes=[each.nodes or 0 for each in needs],
         cpus=[each.cpus for each in needs],
         memory_gib=[each.memory_gib for each in needs],
         min_gpus=_numbers([each.min_gpus for each in needs]),

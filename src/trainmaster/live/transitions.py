@@ -8,7 +8,8 @@ limit                SUCCEEDED                   TIMEOUT                        
 hang                 SUCCEEDED                   PENDING, a failed start             PENDING, a failed start
 (nothing)            SUCCEEDED                   FAILED, or PENDING to try again     RECOVERING
 
-A job that has asked to be requeued (`scontrol requeue`) waits again, unless a person cancels or suspends it.
+A job that has asked to be requeued (`scontrol requeue`) waits again, unless a person cancels or suspends it. One that said --no-requeue
+runs only once: lost, it has FAILED.
 
 "By itself" means that the ranks did not acknowledge the stop: an attempt that has, ends with 0 and is preempted all the same.
 """
@@ -42,7 +43,7 @@ def outcome_of(job: LiveJob, seen: Observation) -> Outcome:
     if seen.seen is Seen.REFUSED and asked in (None, "hang"):  # one that was asked to stop before it began has been stopped
         return Outcome(State.PENDING, f"start refused: {seen.message}" if seen.message else "start refused", failed_start=True)
     lost = seen.seen is Seen.LOST
-    if seen.requeue and not lost and asked in (None, "limit", "requeue"):
+    if seen.requeue and job.needs.requeue and not lost and asked in (None, "limit", "requeue"):
         return Outcome(State.PENDING, "requeued at its own wish")
     by_itself = not lost and seen.exit_code == 0 and not seen.acknowledged
     if by_itself:
@@ -55,10 +56,12 @@ def outcome_of(job: LiveJob, seen: Observation) -> Outcome:
         return Outcome(State.TIMEOUT, "time limit")
     if asked == "hang":
         return Outcome(State.PENDING, "its start hung", failed_start=True)
+    if lost and not job.needs.requeue:
+        return Outcome(State.FAILED, f"node failure: {seen.message or 'its processes were lost'}; it is not to be requeued", failure=True)
     if lost:
         return Outcome(State.RECOVERING, seen.message or "its processes were lost", failure=True)
-    code = seen.exit_code
+    code, why = seen.exit_code, seen.message if seen.out_of_memory else f"exit {seen.exit_code}"
     retry = job.needs.retry
     if job.row.tries < retry.max and (not retry.exit_codes or code in retry.exit_codes):
-        return Outcome(State.PENDING, f"try {job.row.tries + 2} of {retry.max + 1} after exit {code}", retried=True)
-    return Outcome(State.FAILED, f"exit {code}")
+        return Outcome(State.PENDING, f"try {job.row.tries + 2} of {retry.max + 1} after {why}", retried=True)
+    return Outcome(State.FAILED, why)

@@ -72,6 +72,7 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
         return lines
 
     snapshots = Snapshots(settings.state.absolute() / "snapshots")
+    stack.callback(snapshots.keep_swept(store.copies, clock, lambda: controller.rules.snapshot_retention_s))
     plane = Plane(controller, reload=reload if settings.config is not None else None, snapshots=snapshots)
     auth = Authenticator(store, clock)
     loopback = is_loopback(settings.host)
@@ -101,7 +102,7 @@ def backend_of(settings: Settings) -> Backend:
         raise InputError("--shadow, --address and --cluster are for other backends; the local one runs jobs on this machine")
     from trainmaster.live.backends.local import LocalBackend
 
-    return LocalBackend(settings.state, slots=settings.slots)
+    return LocalBackend(settings.state, slots=settings.slots, log_limit=round(settings.log_limit_gib * 2**30))
 
 
 def _slurm(settings: Settings) -> Backend:
@@ -109,7 +110,7 @@ def _slurm(settings: Settings) -> Backend:
         raise InputError("--shadow, --address, --slots and --cluster are not for --backend slurm: SLURM_CONF says which cluster")
     from trainmaster.live.backends.slurm import SlurmBackend
 
-    return SlurmBackend(settings.state)
+    return SlurmBackend(settings.state, log_limit=round(settings.log_limit_gib * 2**30))
 
 
 def advice(settings: Settings, controller: Controller) -> list[str]:

@@ -134,6 +134,8 @@ def requeue(controller: Controller, changes: Changes, ids: Sequence[int], actor:
     def refused(job: LiveJob) -> str | None:
         if job.attempt is None:
             return "does not run"
+        if not job.needs.requeue:
+            return "is not to be requeued: it was submitted so (--no-requeue)"
         return "is suspended: resume it" if job.row.suspended else refuse_ending(job)
 
     for job in allowed(existing(controller, ids), refused):
@@ -152,6 +154,8 @@ def update(controller: Controller, changes: Changes, id: int, change: JobUpdate,
             raise Conflict(f"job {job.id} holds its GPUs: their number can be changed only while it waits")
         if values["gpus"] < 0 or (values["gpus"] > 1 and values["gpus"] % 1) or (values["gpus"] == 0 and job.needs.cpus == 0):
             raise InputError(f"gpus: a gang takes whole GPUs, at least one, not {values['gpus']:g}")
+        if job.needs.nodes is not None and values["gpus"] % job.needs.nodes:
+            raise InputError(f"gpus: {values['gpus']:g} do not lie evenly on the {job.needs.nodes} nodes that job {job.id} asks for")
     if "queue" in values and job.attempt is not None:
         raise Conflict(f"job {job.id} runs: its queue can be changed only while it waits")
     changes.job(job, **values)

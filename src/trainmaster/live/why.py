@@ -143,6 +143,8 @@ class Explainer:
             if name != job.row.queue:
                 yield {"queue": name}, f"in queue {name}"
         yield {"priority": float(np.max([other.row.priority for other in self.controller.jobs.values()])) + 1.0}, "at a higher priority"
+        if job.needs.nodes is not None and job.needs.nodes > 1:
+            yield {"nodes": None}, f"if it did not ask for {job.needs.nodes} nodes"
         gpus = int(job.row.gpus)
         while gpus > 1:
             gpus //= 2

@@ -23,7 +23,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainmaster.policies.base import Decision, EngineRules, Floats, Memory, Policy, Preset, View, check, policy
+from trainmaster.policies.base import (
+    Decision,
+    DecisionRecord,
+    EngineRules,
+    Floats,
+    Memory,
+    Policy,
+    Preset,
+    Reason,
+    View,
+    check,
+    counted,
+    policy,
+)
 from trainmaster.policies.turns import NO_TURN, Rounds, Shares, give, place_all, take_turns
 
 Ints = NDArray[np.int64]
@@ -55,6 +68,13 @@ class Allox(Policy[Params]):
             turns = Rounds(round_s=360.0, solve_every_s=1_920.0, shuffles=False)
             return take_turns(turns, view, memory, self._shares_of_the_artifact)
         return place_all(view, self._turns)
+
+    def passed_over(self, record: DecisionRecord, row: int) -> Reason:
+        left_s = record.columns["remaining_s"]
+        shorter = float((left_s < left_s[row]).sum())
+        mine = f"with about {left_s[row]:,.0f} s left it adds least to the sum of all completion times if it waits"
+        others = f"{counted(shorter, 'job')} {'has' if shorter == 1 else 'have'} less left"
+        return Reason("not-its-turn", f"{mine}: {others}", {"left_s": float(left_s[row]), "shorter": shorter})
 
     # --------------------------------------------------------------------------------------------- the paper's
 

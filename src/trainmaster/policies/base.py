@@ -401,22 +401,41 @@ class Policy(Generic[P]):
         """What a user should be told once, at the end of a run, in one line each."""
         return []
 
+    def said(self, memory: Memory, seq: NDArray[np.int64]) -> Mapping[str, Floats]:
+        """Numbers of these jobs that the decision rested on, for the record: from the memory as the decision left it."""
+        return {}
+
     def explain(self, record: DecisionRecord, seq: int) -> Reason:
         """Why this job is where it is, from the stored record alone."""
         row = record.row(seq)
-        return SENTENCES[Verdict(int(record.verdict[row]))](float(record.short_gpus[row]))
+        verdict = Verdict(int(record.verdict[row]))
+        return self.passed_over(record, row) if verdict is Verdict.POLICY_ZERO else SENTENCES[verdict](float(record.short_gpus[row]))
+
+    def passed_over(self, record: DecisionRecord, row: int) -> Reason:
+        """Why a job that waits is given nothing now. A policy that goes by a number of each job says it; others, who has the GPUs."""
+        held = record.columns["held_gpus"]
+        holders = {"holders": float((held > 0).sum()), "held_gpus": float(held.sum()), "gpus": float(record.columns["gpus"][row])}
+        if not holders["holders"]:
+            return Reason("policy-zero", "the policy gives it nothing now, though nobody runs", holders)
+        hold = "holds" if holders["holders"] == 1 else "hold"
+        who = f"{counted(holders['holders'], 'job')} {hold} {counted(holders['held_gpus'], 'GPU')}"
+        return Reason("policy-zero", f"the plan that is best by this policy has nothing for it now: {who}", holders)
+
+
+def counted(number: float, noun: str) -> str:
+    """1 GPU, 2 GPUs, 0.5 GPUs"""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 SENTENCES: Mapping[Verdict, Callable[[float], Reason]] = {
     Verdict.NONE: lambda _: Reason("none", "no decision has seen it yet"),
     Verdict.KEPT: lambda _: Reason("kept", "it runs on"),
     Verdict.STARTED: lambda _: Reason("started", "it was started by this decision"),
-    Verdict.CAPACITY: lambda gpus: Reason("capacity", f"{gpus:g} GPUs short behind the jobs before it", {"short_gpus": gpus}),
+    Verdict.CAPACITY: lambda gpus: Reason("capacity", f"{counted(gpus, 'GPU')} short behind the jobs before it", {"short_gpus": gpus}),
     Verdict.FRAGMENTED: lambda _: Reason("fragmented", "enough GPUs are free, but not on nodes that hold its gang"),
     Verdict.QUOTA: lambda _: Reason("quota", "its queue has used its guaranteed share"),
     Verdict.HELD: lambda _: Reason("held", "it is not offered to the policy yet"),
     Verdict.BLOCKED: lambda _: Reason("blocked", "a job before it in the order must start first"),
-    Verdict.POLICY_ZERO: lambda _: Reason("policy-zero", "the policy gives it nothing now"),
     Verdict.PINNED: lambda _: Reason("pinned", "it runs, and may not be preempted"),
     Verdict.REJECTED: lambda _: Reason("rejected", "the policy does not admit it"),
     Verdict.MIN_RUN: lambda _: Reason("min-run", "it runs, and has not yet had the least time it is granted"),
@@ -460,6 +479,9 @@ class ListPolicy(Policy[P]):
     def rank(self, view: View, memory: Memory) -> Array:
         """Keys (jobs,) or (jobs, k), smaller first; +inf = nothing now. Ties go to the earlier row."""
         raise NotImplementedError(f"{type(self).__name__} has neither rank() nor a key function")
+
+    def passed_over(self, record: DecisionRecord, row: int) -> Reason:
+        return Reason("policy-zero", "it has no place in the policy's order now")
 
     def next_wakeup_s(self, view: View, memory: Memory) -> float:
         """When ranks next change with no event; asked after the decision has been carried out."""

@@ -19,12 +19,13 @@ A digest of the paper has a pass advance by 1 / tickets, fair in quanta and not 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainmaster.policies.base import Decision, Floats, Memory, Policy, View, check, policy
+from trainmaster.policies.base import Decision, DecisionRecord, Floats, Memory, Policy, Reason, View, check, counted, policy
 from trainmaster.policies.turns import NO_TURN, give, place_all
 
 Ints = NDArray[np.int64]
@@ -56,6 +57,22 @@ class GandivaFair(Policy[Params]):
         waits = len(decision.lines) < len(view.jobs)
         rotates = waits or len(view.capacity_gpus) > 1
         return Decision(lines=decision.lines, lease_s=memory["ends_s"] - view.now_s if rotates and len(view.jobs) else None)
+
+    def said(self, memory: Memory, seq: Ints) -> Mapping[str, Floats]:
+        if "pass" not in memory:
+            return {}
+        passes, tickets = memory["pass"][seq], memory["tickets"][seq]
+        return {"pass": np.where(tickets > NOTHING, passes, np.inf).min(axis=1, initial=np.inf), "tickets": tickets.sum(axis=1)}
+
+    def passed_over(self, record: DecisionRecord, row: int) -> Reason:
+        passes, tickets = (record.columns.get(name) for name in ("pass", "tickets"))
+        if passes is None or tickets is None or not np.isfinite(passes[row]):
+            return super().passed_over(record, row)
+        less = float((passes < passes[row]).sum())
+        some = f"{counted(less, 'job')} {'has' if less == 1 else 'have'} had less of theirs"
+        had = some if less else "the turns of others have not ended"
+        mine = f"its tickets are worth {tickets[row]:.2g} GPUs all the time"
+        return Reason("not-its-turn", f"{mine}, and it is not its turn: {had}", {"tickets": float(tickets[row]), "had_less": less})
 
     def _turns(self, view: View, memory: Memory) -> Ints:
         """The type of each job's turn."""

@@ -29,7 +29,7 @@ type, and packing that fails on mixed gangs. What it does with the last feasible
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -37,7 +37,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.cluster.prices import usd_an_hour
-from trainmaster.policies.base import Decision, EngineRules, Floats, Memory, Policy, Preset, View, check, policy
+from trainmaster.policies.base import (
+    Decision,
+    DecisionRecord,
+    EngineRules,
+    Floats,
+    Memory,
+    Policy,
+    Preset,
+    Reason,
+    View,
+    check,
+    counted,
+    policy,
+)
 from trainmaster.policies.central import MARGIN, middle, where_ecos_stops
 from trainmaster.policies.linear import Options, Solution, group, most_gain, raise_level
 from trainmaster.policies.turns import Leases, Rounds, Shares, take_turns
@@ -108,6 +121,22 @@ class Gavel(Policy[P]):
 
     def decide(self, view: View, memory: Memory) -> Decision:
         return take_turns(self._turns(), view, memory, self.shares)
+
+    def said(self, memory: Memory, seq: Ints) -> Mapping[str, Floats]:
+        if "share" not in memory:
+            return {}
+        share = memory["share"][seq]
+        claim = share / memory["got_s"][seq] if self.params.rounds else memory["owed_s"][seq] + share * self.params.lease_s
+        return {"share": share.sum(axis=1), "claim": claim.max(axis=1, initial=0.0)}
+
+    def passed_over(self, record: DecisionRecord, row: int) -> Reason:
+        share, claim = (record.columns.get(name) for name in ("share", "claim"))
+        if share is None or claim is None or not share[row] > 0:
+            return super().passed_over(record, row)
+        more = float((claim > claim[row]).sum())
+        owed = f"{counted(more, 'job')} {'is' if more == 1 else 'are'} owed more" if more else "the turns of others have not ended"
+        mine = f"its share is {share[row]:.2g} of the time on {counted(float(record.columns['gpus'][row]), 'GPU')}"
+        return Reason("not-its-turn", f"{mine}, and it is not its turn: {owed}", {"share": float(share[row]), "owed_more": more})
 
     def _turns(self) -> Leases | Rounds:
         p = self.params

@@ -23,13 +23,13 @@ Since 1 / rho with time elapsed is not linear in the bundle, the proof that trut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainmaster.policies.base import Decision, Floats, Memory, Policy, View, check, policy
+from trainmaster.policies.base import Decision, DecisionRecord, Floats, Memory, Policy, Reason, View, check, counted, policy
 from trainmaster.policies.turns import NO_TURN, place_all
 
 Ints = NDArray[np.int64]
@@ -46,6 +46,8 @@ class Params:
 
 @policy(name="themis", paper="Mahajan et al., NSDI 2020", needs=("oracle",), params=Params)
 class Themis(Policy[Params]):
+    memory_version = 2  # rho of each job
+
     def validate(self, restart_cost_s: float) -> None:
         p = self.params
         check(0 <= p.f < 1, f"f must be at least 0 and below 1, not {p.f:g}")
@@ -55,7 +57,17 @@ class Themis(Policy[Params]):
 
     def start_memory(self, jobs: int) -> Memory:
         times = {"at_s": 0.0, "ends_s": -np.inf, "apps_s": 0.0, "apps": 0}
-        return {**times, "work_s": np.full(jobs, np.nan), "apps_before_s": np.zeros(jobs)}
+        return {**times, "work_s": np.full(jobs, np.nan), "apps_before_s": np.zeros(jobs), "rho": np.ones(jobs)}
+
+    def said(self, memory: Memory, seq: Ints) -> Mapping[str, Floats]:
+        return {"rho": memory["rho"][seq]}
+
+    def passed_over(self, record: DecisionRecord, row: int) -> Reason:
+        rho = record.columns["rho"]
+        worse = float((rho > rho[row]).sum())
+        mine = f"its app ends {rho[row]:.2g} times as late as on its fair share"
+        others = f"the auction gave the GPUs to others; {counted(worse, 'job')} {'is' if worse == 1 else 'are'} worse off"
+        return Reason("not-its-turn", f"{mine}, and {others}", {"rho": float(rho[row]), "worse_off": worse})
 
     def decide(self, view: View, memory: Memory) -> Decision:
         decision = place_all(view, lambda few: self._turns(few, memory))
@@ -73,7 +85,9 @@ class Themis(Policy[Params]):
         gpus = np.array(list(view.capacity_gpus.values()), np.float64)
         leased = turn != NO_TURN
         left: Floats = gpus - np.bincount(turn[leased], jobs.gpus[leased], len(gpus))
-        worst = np.argsort(-apps.rho(np.ones(len(jobs), bool)), kind="stable")
+        rho = apps.rho(np.ones(len(jobs), bool))
+        memory["rho"][jobs.seq] = rho[apps.app]
+        worst = np.argsort(-rho, kind="stable")
         bidders = worst[: int(np.ceil((1 - self.params.f) * len(worst) - 1e-9))]
         by_speed = np.argsort(-view.rates.mean(axis=0), kind="stable").tolist() if len(jobs) else []
         for j in by_speed:

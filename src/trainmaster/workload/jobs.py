@@ -79,6 +79,7 @@ class Job:
     eligible_s: float | None = None  # queueing starts here; default submit_s
     accepts: tuple[str, ...] = ()  # accelerator types it may run on; () = any
     max_nodes: int = 0  # 0 = no limit
+    nodes: int = 0  # exactly so many, as much on each; 0 = wherever it fits
     cpus: float = 0.0
     memory_gib: float = 0.0
     min_gpus: float | None = None  # elastic: between min_gpus and max_gpus
@@ -119,6 +120,7 @@ class JobTable:
     accept_set: NDArray[np.int32]  # index into accept_sets
     accept_sets: tuple[tuple[str, ...], ...]  # accept_sets[0] == () : any type
     max_nodes: NDArray[np.int32]
+    nodes: NDArray[np.int32]
     cpus: Floats
     memory_gib: Floats
     min_gpus: Floats
@@ -185,6 +187,7 @@ class JobTable:
             accept_set=accept_set,
             accept_sets=tuple(sets),
             max_nodes=numbers("max_nodes", 0).astype(np.int32),
+            nodes=numbers("nodes", 0).astype(np.int32),
             cpus=numbers("cpus", 0.0),
             memory_gib=numbers("memory_gib", 0.0),
             work=np.broadcast_to(np.asarray(work, np.float64), rows).copy(),
@@ -252,6 +255,8 @@ class JobTable:
         refuse((self.gpu_milli == 0) & ~(self.cpus > 0), "asks for no GPU and no CPU")
         refuse(~(self.cpus >= 0) | ~(self.memory_gib >= 0), "negative CPUs or memory")
         refuse(self.work < 0, "negative work")
+        uneven = self.gpu_milli % (np.maximum(self.nodes, 1).astype(np.int64) * GPU_MILLI) > 0
+        refuse((self.nodes > 1) & uneven, "its GPUs do not lie evenly on its nodes")
         if len(set(self.id)) != len(self.id):
             repeated = next(job for job, times in Counter(self.id).items() if times > 1)
             raise InputError(f"job id {repeated!r} appears more than once")

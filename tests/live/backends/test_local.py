@@ -1,6 +1,7 @@
 """What the local backend alone has: supervisors, a fork server, and what happens when they are killed, full or mute."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -9,14 +10,18 @@ import socket
 import stat
 import sys
 import time
+from dataclasses import replace
+from hashlib import blake2s
 from pathlib import Path
 
 import pytest
 
-from trainmaster.live.backends.base import Attempt, Seen
+from trainmaster.live.backends.base import Attempt, NodeShare, Seen
 from trainmaster.live.backends.local import LocalBackend
-from trainmaster.live.node import cgroups, linux
+from trainmaster.live.http.logs import open_log, read
+from trainmaster.live.node import cgroups, limits, linux
 from trainmaster.live.node import folder as files
+from trainmaster.live.node.log_bound import Bound
 
 from .harness import Harness, alive
 
@@ -59,7 +64,7 @@ def test_a_killed_supervisor_takes_all_of_its_job_with_it_and_the_attempt_is_los
 
 def all_cgroups() -> list[tuple[str, str]]:
     found = []
-    mounts, own = cgroups._mounts(), cgroups._own()
+    mounts, own = cgroups.mounts(), cgroups.own()
     for kind, controller in (("v2", ""), ("freezer", "freezer"), ("pids", "pids")):
         if (
             controller in mounts
@@ -83,6 +88,10 @@ def test_nothing_is_left_of_a_job_whatever_kind_of_cgroup_there_is(cluster: Harn
     assert not alive(daemon)
     if kind != "none":
         assert not [name for name in os.listdir(found[kind][1]) if name.endswith(f"-{attempt.job}.1") and cgroup_is_ours(cluster, name)]
+
+
+def cgroup_of(cluster: Harness, name: str) -> bool:
+    return name.startswith(f"trainmaster-{blake2s(cluster.backend.state.encode(), digest_size=4).hexdigest()}-")
 
 
 def cgroup_is_ours(cluster: Harness, name: str) -> bool:
@@ -240,6 +249,17 @@ class FakeNvml:
         return [4711] if handle == 0 else []
 
 
+def test_the_gpus_that_were_decided_are_the_ones_it_sees(cluster: Harness) -> None:
+    node = cluster.backend.inventory()[0].name
+    attempt = cluster.attempt(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"], gpus=(2,))
+    pinned = replace(attempt, shares=(NodeShare(node=node, gpus=2, devices=(1, 3)),))
+
+    cluster.backend.start(pinned)
+
+    cluster.until(pinned)
+    assert cluster.log(pinned) == "1,3\n"
+
+
 def test_gpus_are_found_by_nvml_and_those_that_others_use_are_given_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
     cluster = Harness(lambda: LocalBackend(tmp_path / "state"), tmp_path)
@@ -249,6 +269,147 @@ def test_gpus_are_found_by_nvml_and_those_that_others_use_are_given_last(tmp_pat
     assert [cluster.until(attempt).exit_code for attempt in attempts] == [0, 0]
     assert [cluster.log(attempt) for attempt in attempts] == ["1\n", "0\n"]
     cluster.backend.close()
+
+
+def test_a_job_that_uses_more_memory_than_it_asked_for_is_killed_and_says_so(cluster: Harness) -> None:
+    if "memory" not in cluster.backend._limits:
+        pytest.skip("this machine lets nobody limit memory")
+    hog = "python3 -c 'print(len(bytearray(400 << 20)))'"  # of a shell that is not killed itself
+
+    small, large, plain = (cluster.attempt(["sh", "-c", f"{hog}; exit $?"]) for _ in range(3))
+    small = replace(small, shares=(replace(small.shares[0], memory_gib=0.125),))
+    large = replace(large, shares=(replace(large.shares[0], memory_gib=2.0),))
+    for attempt in (small, large, plain):
+        cluster.backend.start(attempt)
+
+    killed = cluster.until(small)
+    assert (killed.exit_code, killed.out_of_memory) == (137, True)
+    assert killed.message == "out of memory: more than the 0.125 GiB that it asked for"
+    assert [cluster.until(attempt).exit_code for attempt in (large, plain)] == [0, 0]
+    assert not limit_folders(cluster)
+
+
+def test_a_job_uses_no_more_cpus_than_it_asked_for(cluster: Harness) -> None:
+    if "cpu" not in cluster.backend._limits:
+        pytest.skip("this machine lets nobody limit CPUs")
+    spin = "import time\nend = time.monotonic() + 1\nwhile time.monotonic() < end: pass\nprint(time.process_time())"
+    attempt = cluster.attempt([sys.executable, "-c", spin])
+    attempt = replace(attempt, shares=(replace(attempt.shares[0], cpus=0.2),))
+
+    cluster.backend.start(attempt)
+
+    assert cluster.until(attempt).exit_code == 0
+    assert float(cluster.log(attempt)) < 0.6  # 0.2 s, and what a period lets over
+    assert not limit_folders(cluster)
+
+
+def limit_folders(cluster: Harness) -> list[str]:
+    places = {parent for _, parent in cluster.backend._limits.values()}
+    return [name for place in places for name in os.listdir(place) if name.startswith("trainmaster-") and cgroup_of(cluster, name)]
+
+
+def test_a_killed_supervisor_leaves_no_limits_behind(cluster: Harness) -> None:
+    attempt = cluster.attempt(["sleep", "60"])
+    attempt = replace(attempt, shares=(replace(attempt.shares[0], cpus=1.0, memory_gib=1.0),))
+    cluster.backend.start(attempt)
+    cluster.running(attempt)
+
+    os.kill(supervisor(cluster, attempt), signal.SIGKILL)
+
+    assert cluster.until(attempt).seen is Seen.LOST
+    assert not limit_folders(cluster)
+
+
+@pytest.mark.parametrize(("files", "limited"), [
+    ({"cpu.max": "max", "memory.max": "max", "memory.swap.max": "max"}, {"cpu": ("v2", "parent"), "memory": ("v2", "parent")}),
+    ({}, {}),
+])  # fmt: skip
+def test_limits_of_cgroup_v2_are_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files, limited) -> None:
+    """On folders: this machine may have v1 alone."""
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    made, removed = os.mkdir, os.rmdir
+
+    def rmdir(path: str) -> None:
+        for file in Path(path).iterdir():
+            file.unlink()
+        removed(path)
+
+    def mkdir(path: str, *mode: int) -> None:
+        made(path, *mode)
+        for name, text in files.items():
+            Path(path, name).write_text(text)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    monkeypatch.setattr(cgroups, "mounts", dict)
+    found = limits.find("v2", str(parent))
+
+    assert found == {name: (version, str(tmp_path / place)) for name, (version, place) in limited.items()}
+    planned = limits.plan(found, "job", 2.5, 0.5)
+    limits.make(planned)
+    if limited:
+        assert (parent / "job" / "cpu.max").read_text() == "250000 100000"
+        assert [(parent / "job" / name).read_text() for name in ("memory.max", "memory.swap.max")] == [str(2**29), "0"]
+        (parent / "job" / "memory.events").write_text("low 0\nmax 12\noom 1\noom_kill 1\n")
+        assert limits.memory_exceeded(planned) == 0.5
+
+
+def test_a_log_that_goes_on_growing_is_cut_again(tmp_path: Path) -> None:
+    path, limit = tmp_path / "0.log", 1 << 20
+    bound = Bound(str(path), limit)
+    with path.open("ab", buffering=0) as log:
+        for round in range(20):
+            log.write(b"".join(b"%03d %011d\n" % (round, line) for line in range(20_000)))
+            bound.look()
+            assert path.stat().st_blocks * 512 <= limit + (64 << 10)
+
+    written = path.read_bytes()
+    assert len(written) == 20 * 20_000 * 16 and written.startswith(b"000 00000000000\n") and written.endswith(b"019 00000019999\n")
+    assert written.count(b"passed its limit") == 1 and written[-(limit // 2) :].count(b"\0") == 0
+
+
+def test_a_log_past_its_limit_keeps_its_beginning_and_its_end_and_says_what_is_missing(tmp_path: Path) -> None:
+    limit = 1 << 20
+    cluster = Harness(lambda: LocalBackend(tmp_path / "state", slots=1, log_limit=limit), tmp_path)
+    attempt = cluster.start([sys.executable, "-c", "for number in range(1_000_000): print(f'line {number:07}')"])  # 13 MB
+    assert cluster.until(attempt).exit_code == 0
+
+    path = cluster.backend.log_files(attempt.job, 1)["0"]
+    with open_log(path) as file:
+        blocks, offset = [], 0
+        while (got := read(file, offset))[0]:
+            blocks.append(got[0])
+            offset = got[1]
+    text = b"".join(blocks).decode()
+    lines = text.splitlines()
+
+    assert path.stat().st_size == 13_000_000 and path.stat().st_blocks * 512 <= limit + (64 << 10)
+    assert len(text) <= limit + (64 << 10) and "\0" not in text
+    assert lines[:2] == ["line 0000000", "line 0000001"] and lines[-1] == "line 0999999"
+    assert sum("this log has passed its limit of 1 MiB" in line for line in lines) == 1
+    cluster.backend.close()
+
+
+def test_a_process_that_is_alone_in_its_cgroup_moves_into_a_leaf_to_hand_controllers_down(tmp_path: Path, monkeypatch) -> None:
+    written: list[str] = []
+
+    def put(path: str, text: str) -> None:
+        if not (tmp_path / "trainmaster-up").exists():
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        written.append(f"{os.path.basename(path)} {text}")
+
+    monkeypatch.setattr(cgroups, "put", put)
+    monkeypatch.setattr(cgroups, "enter", lambda folder: written.append(f"enter {os.path.basename(folder)}"))
+    monkeypatch.setattr(cgroups, "mounts", dict)
+    (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n1\n")
+    limits.find("v2", str(tmp_path))
+    assert written == []  # who else is there is not ours to move
+
+    (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    limits.find("v2", str(tmp_path))
+
+    assert written == ["enter trainmaster-up", "cgroup.subtree_control +cpu", "cgroup.subtree_control +memory"]
 
 
 def test_how_an_attempt_ended_is_written_on_a_full_disk_too(tmp_path: Path) -> None:

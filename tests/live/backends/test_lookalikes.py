@@ -1,6 +1,7 @@
 """Commands of Slurm's that a batch script finds on its PATH inside a job."""
 
 import itertools
+import socket
 import subprocess
 from pathlib import Path
 
@@ -117,6 +118,67 @@ def test_the_ordinary_head_of_a_multi_node_script_works(cluster: Harness) -> Non
     attempt = cluster.start(script, gpus=(1, 1))
     assert cluster.until(attempt).exit_code == 0
     assert [cluster.log(attempt, rank) for rank in "01"] == ["0 n1 2\n", "1 n1 2\n"]
+
+
+def test_a_batch_script_runs_on_the_first_node_alone_and_srun_in_it_on_all(cluster: Harness) -> None:
+    script = (
+        "#!/bin/bash\necho script on $SLURMD_NODENAME\n"
+        "srun sh -c 'echo task $SLURM_PROCID of $SLURM_NTASKS on $SLURMD_NODENAME $SLURM_NODEID gpus $CUDA_VISIBLE_DEVICES'\n"
+        "srun -N1 -n1 -w n2 sh -c 'echo alone on $SLURMD_NODENAME'\n"
+        "srun --ntasks-per-node=2 --gpus-per-task=1 sh -c 'echo each $SLURM_PROCID $SLURM_LOCALID gpu $CUDA_VISIBLE_DEVICES'\n"
+    )
+    attempt = cluster.start(script, gpus=(2, 2), ranks="batch")
+    assert cluster.until(attempt).exit_code == 0
+
+    lines = cluster.log(attempt).splitlines()
+    assert lines[0] == "script on n1"
+    assert sorted(lines[1:3]) == ["task 0 of 2 on n1 0 gpus 0,1", "task 1 of 2 on n2 1 gpus 0,1"]
+    assert lines[3] == "alone on n2"
+    assert sorted(lines[4:]) == ["each 0 0 gpu 0", "each 1 1 gpu 1", "each 2 0 gpu 0", "each 3 1 gpu 1"]
+    assert list(cluster.backend.log_files(attempt.job, 1)) == ["0"]
+
+
+def test_a_node_that_is_not_the_jobs_is_no_place_for_srun(cluster: Harness) -> None:
+    seen, log = cluster.run("srun -w n7 true\n", gpus=(1, 1), ranks="batch")
+    assert seen.exit_code == 1 and "--nodelist: n7 is not among the nodes of this job, n1,n2" in log
+
+
+def test_a_multi_node_script_of_pytorchs_documentation_runs_unmodified(cluster: Harness) -> None:
+    """Its head asks for the first node's address, and all ranks must hear of one rendezvous: $RANDOM is drawn once."""
+    pytest.importorskip("torch")
+    (cluster.folder / "reduce.py").write_text(
+        "import torch, torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "sum = torch.tensor([dist.get_rank() + 1.0])\n"
+        "dist.all_reduce(sum)\n"
+        "print(f'rank {dist.get_rank()} of {dist.get_world_size()}: {sum.item():g}', flush=True)\n"
+        "dist.destroy_process_group()\n"
+    )
+    script = """#!/bin/bash
+#SBATCH --job-name=multinode-example
+#SBATCH --nodes=2
+#SBATCH --ntasks=2
+#SBATCH --gpus-per-task=1
+
+nodes=( $( scontrol show hostnames $SLURM_JOB_NODELIST ) )
+head_node=${nodes[0]}
+head_node_ip=$(srun --nodes=1 --ntasks=1 -w "$head_node" sh -c 'echo 127.0.0.1')
+export LOGLEVEL=ERROR OMP_NUM_THREADS=1
+
+srun torchrun --nnodes 2 --nproc_per_node 1 --rdzv_id $RANDOM --rdzv_backend c10d --rdzv_endpoint $head_node_ip:PORT reduce.py
+""".replace("PORT", str(free_port()))
+    attempt = cluster.start(script, gpus=(1, 1), ranks="batch")
+
+    assert cluster.until(attempt).exit_code == 0, cluster.log(attempt)
+    said = [line for line in cluster.log(attempt).splitlines() if line.startswith("rank")]
+    assert sorted(said) == ["rank 0 of 2: 3", "rank 1 of 2: 3"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def test_a_submitit_function_runs_under_its_own_srun_line(cluster: Harness) -> None:

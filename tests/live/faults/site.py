@@ -441,7 +441,11 @@ class FaultySite:
         for job in controller.holding.values():
             assert job.attempt is not None
             for share in job.attempt.shares:
-                free[rows[share.node]] -= round(share.gpus * GPU_MILLI)
+                if share.gpus >= 1:
+                    free[rows[share.node]] -= round(share.gpus * GPU_MILLI)
+        shared = {(s.node, s.devices) for job in controller.holding.values() for s in job.attempt.shares if 0 < s.gpus < 1}
+        for node, _ in shared:
+            free[rows[node]] -= GPU_MILLI
         assert (free >= 0).all(), f"over-committed: {free}"
         assert (engine.handover.free[:, 0] == free).all(), f"the ledger {engine.handover.free[:, 0]}, by attempts {free}"
         intent = engine.state.nodes["gpus"].astype(int) * GPU_MILLI

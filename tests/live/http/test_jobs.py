@@ -20,7 +20,7 @@ def test_the_same_key_again_gives_the_same_ids_and_submits_nothing(served):
     first = ana.post(f"{API}/jobs/bulk", json={"jobs": [SUBMIT] * 3}, headers=key).json()
     again = ana.post(f"{API}/jobs/bulk", json={"jobs": [SUBMIT] * 3}, headers=key).json()
 
-    assert first == again == {"ids": [1, 2, 3]}
+    assert first == again == {"ids": [1, 2, 3], "notes": []}
     assert len(served.control.records) == 3
 
 
@@ -34,7 +34,7 @@ def test_keys_are_ones_own(served):
 def test_an_array_is_one_request_and_a_job_an_index(served):
     answer = served.as_("ana").post(f"{API}/jobs", json={**SUBMIT, "array": {"indices": [0, 2, 4]}}).json()
 
-    assert answer == {"id": 1, "ids": [1, 2, 3]}
+    assert answer == {"id": 1, "ids": [1, 2, 3], "notes": []}
     assert [job["array_index"] for job in served.as_("ana").get(f"{API}/jobs").json()["jobs"]] == [0, 2, 4]
 
 

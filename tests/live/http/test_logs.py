@@ -197,3 +197,35 @@ def test_hostile_bytes_in_a_log_are_text_to_a_browser(running):
 
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["content-type"].startswith("text/plain")
+
+
+def test_a_follower_goes_on_from_the_byte_that_was_next_wherever_an_attempt_ended(running):
+    control = running.control
+    control.log(1, b"first\n")
+    begun = logs(running, "tail=1")
+    assert (begun.headers["log-attempt"], begun.headers["log-offset"]) == ("1", "0")
+    control.preempt(1)
+    control.run(1)
+    control.log(1, b"second\n")
+    control.end(1)
+
+    for offset, rest in ((0, b"first\nsecond\n"), (3, b"st\nsecond\n"), (6, b"second\n"), (8, b"cond\n"), (13, b"")):
+        assert logs(running, f"follow=true&since=1&offset={offset}").content == rest
+    assert logs(running, "since=1").status_code == 422
+
+
+def test_a_log_that_both_attempts_append_to_is_followed_once(running):
+    control = running.control
+    control.log(1, b"first\n")
+    shared = control.log_files(1)["0"]
+
+    def again() -> None:
+        control.preempt(1)
+        control.run(1)
+        control.log(1, b"")
+        path = control.log_files(1)["0"]
+        path.unlink()
+        os.link(shared, path)
+        control.log(1, b"second\n")
+
+    assert following(running, [again, lambda: control.end(1)]) == b"first\nsecond\n"

@@ -24,6 +24,7 @@ TABLE = [  # method, path in the document, body, status by who asks
     ("GET", "/jobs", None, READS),
     ("POST", "/jobs", SUBMIT, {VIEWER: 403, ANA: 201, BOB: 201, OPERATOR: 201, ADMIN: 201}),
     ("POST", "/jobs/bulk", {"jobs": [SUBMIT]}, {VIEWER: 403, ANA: 201, BOB: 201, OPERATOR: 201, ADMIN: 201}),
+    ("POST", "/jobs/asked", {"ids": [1]}, READS),
     ("POST", "/jobs/{verb}", {"ids": [1]}, TOUCHES_THE_JOB),
     ("GET", "/jobs/{id}", None, READS_THE_JOB),
     ("PATCH", "/jobs/{id}", {"name": "other"}, answering(200, TOUCHES_THE_JOB)),

@@ -277,6 +277,30 @@ def test_a_gang_with_different_amounts_on_its_nodes_starts_whole(cluster: Harnes
     assert [cluster.log(attempt, rank) for rank in "01"] == ["0 2 0,1\n", "1 1 0\n"]
 
 
+def test_srun_in_a_batch_script_starts_tasks_on_all_nodes_by_slurms_own(cluster: Harness) -> None:
+    show = "echo $SLURM_PROCID/$SLURM_NTASKS $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES $PWD"
+    script = f"#!/bin/bash\necho $RANDOM >> ran\nsrun -l bash -c '{show}'\n"
+    for gpus in ((2, 2), (2, 1)):
+        attempt = cluster.start(script, gpus=gpus, ranks="batch")
+        assert cluster.until(attempt).exit_code == 0, cluster.log(attempt)
+        here, there = (",".join(map(str, range(count))) for count in gpus)
+        said = sorted(cluster.log(attempt).splitlines())
+        assert said == [f"0: 0/2 n1 {here} {cluster.folder}", f"1: 1/2 n2 {there} {cluster.folder}"]
+    assert runs(cluster) == 2
+
+
+def test_tasks_of_srun_on_other_nodes_end_with_their_script_and_its_stop(cluster: Harness) -> None:
+    task = "trap 'echo $SLURM_PROCID >> stopped; exit 9' TERM; echo $$ >> pids; while :; do sleep 0.05; done"
+    (cluster.folder / "task").write_text(task)
+    attempt = cluster.start("#!/bin/bash\nexec srun bash task\n", gpus=(1, 1), ranks="batch")
+    assert cluster.wait_some(lambda: len(cluster.file("pids").split()) == 2)
+    pids = cluster.file("pids").split()
+    cluster.backend.stop(attempt.job, 1, grace_s=20, reason="preempt")
+    assert cluster.until(attempt).exit_code == 9
+    assert sorted((cluster.folder / "stopped").read_text().split()) == ["0", "1"]
+    assert not any(alive(int(pid)) for pid in pids)
+
+
 def test_a_gang_that_waits_for_one_of_its_nodes_is_stopped_whole(slurm: Any, cluster: Harness) -> None:
     """2 GPUs of n1 and all of n2, where another has one: n1's supervisors wait, and go."""
     slurm.run("sbatch", "--nodelist=n2", "--gres=gpu:1", "--output=/dev/null", f"--job-name={SOMEONE}", "--wrap=sleep 60")

@@ -259,3 +259,9 @@ def test_any_script_ends_in_a_job_or_in_one_line(text):
         by_script(f"#!/bin/sh\n#SBATCH {text}\n")
     except InputError as error:
         assert "\n" not in str(error)
+
+
+def test_a_script_runs_once_as_with_sbatch_and_a_command_on_every_node():
+    assert by_script("#!/bin/sh\n#SBATCH -N 2\nsrun true\n").check().ranks == "batch"
+    assert by_script("#!/bin/sh\n#SBATCH --ranks gpu\ntrue\n").check().ranks == "gpu"
+    assert spec("-N 2").ranks == "node"

@@ -30,6 +30,7 @@ class NodeShare:
     gpus: float
     cpus: float = 0.0
     memory_gib: float = 0.0
+    devices: tuple[int, ...] = ()  # which accelerators of the node, for backends that pin GPUs; () = the backend chooses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,7 @@ class Observation:
     exit_code: int | None = None  # 128 + n if a signal n ended it
     asked_to_stop: bool = False  # the stop protocol had begun when it ended
     acknowledged: bool = False  # its ranks stopped as asked, with their work saved: asked_to_stop and this is preempted, not succeeded
+    out_of_memory: bool = False  # some process of it was killed for using more than it asked for, and it failed
     requeue: bool = False  # the job wants to be run again when it ends (scontrol requeue)
     checkpointed: bool = False  # it has registered a checkpoint: it may be stopped for others
     step: int | None = None  # steps done, and saved in the last checkpoint
@@ -90,6 +92,7 @@ class NodeSeen:
     up: bool = True
     reason: str = ""
     others_gpus: float = 0.0
+    others_devices: tuple[int, ...] = ()  # which those are, where it is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

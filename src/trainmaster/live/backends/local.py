@@ -33,7 +33,7 @@ from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Obse
 from trainmaster.live.backends.forks import ForkServer
 from trainmaster.live.backends.machine import Machine, this_machine
 from trainmaster.live.backends.said import said
-from trainmaster.live.node import cgroups, lookalikes, remains
+from trainmaster.live.node import cgroups, limits, lookalikes, remains
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.linux import birth
 from trainmaster.live.node.plan import plan as plan_of
@@ -42,6 +42,7 @@ ASK_AGAIN_S = 2.0  # for a supervisor that has not come
 MUTE_S = 10.0  # a fork server that was asked so long ago for one that has not come is replaced
 SAY_S = 5.0  # a start that takes longer is said in its observation
 FORCE_S = 10.0  # a supervisor so long past a deadline is killed itself
+LOG_LIMIT = 1 << 30
 TICK_NS = 20_000_000  # a folder changed so recently may change again under the same time stamp
 
 log = logging.getLogger(__name__)
@@ -74,22 +75,25 @@ class _Live:
 
 class LocalBackend:
     name = "local"
-    capabilities = Capabilities(pin_nodes=True, share=True)
+    capabilities = Capabilities(pin_nodes=True, pin_gpus=True, share=True)
 
     def __init__(
         self,
         state_dir: Path | str,
         slots: int | None = None,
         nodes: Sequence[tuple[str, int]] | None = None,
+        log_limit: int = LOG_LIMIT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`slots`: so many CPU slots instead of this machine's GPUs; `nodes`: several nodes of CPU slots, by name, that all run here."""
+        """`slots`: so many CPU slots instead of this machine's GPUs; `nodes`: several nodes of CPU slots, by name, that all run here;
+        `log_limit`: bytes of a rank's log in each attempt, 0 = no limit."""
         self.state = os.path.abspath(state_dir)
         self._machine: Machine = this_machine(slots, None if nodes is None else tuple(nodes))
         self._nodes: dict[str, Node] = {str(node.name): node for node in self._machine.nodes}
         self._clock = clock
         self._cgroup = cgroups.find()
-        self._umask = _umask()
+        self._limits = limits.find(*self._cgroup) if self._cgroup is not None else {}
+        self._umask, self._log_limit = _umask(), log_limit
         self._lock = threading.RLock()
         self._live: dict[Key, _Live] = {}
         self._refused: dict[Key, Observation] = {}
@@ -163,12 +167,14 @@ class LocalBackend:
     # -- verbs ---------------------------------------------------------------------------------------------------------------------
 
     def inventory(self) -> list[NodeSeen]:
-        others = 0.0
+        others: tuple[int, ...] = ()
         if self._machine.nvidia is not None:
             with self._lock:
                 ours = {index for live in self._live.values() if live.end is None for _, indices, _ in live.gpus for index in indices}
-            others = float(len(self._machine.nvidia.busy() - ours))
-        return [NodeSeen(name=name, node=node, others_gpus=others) for name, node in self._nodes.items()]
+            others = tuple(sorted(self._machine.nvidia.busy() - ours))
+        return [
+            NodeSeen(name=name, node=node, others_gpus=float(len(others)), others_devices=others) for name, node in self._nodes.items()
+        ]
 
     def start(self, attempt: Attempt) -> None:
         key = (attempt.job, attempt.attempt)
@@ -248,6 +254,7 @@ class LocalBackend:
             running = sum(live.end is None for live in self._live.values())
         return {
             "accelerators": self._machine.found_by, "cgroups": self._cgroup[0] if self._cgroup else "none: by process tree and environment",
+            "limits": _limits_said(self._limits), "log_limit_gib": self._log_limit / 2**30,
             "fork_server": self._forks.pid, "attempts": running, "runs_as": os.getuid(),
             "isolation": "every job runs as this one user: tokens keep people apart at the API, not their processes",
         }  # fmt: skip
@@ -270,13 +277,17 @@ class LocalBackend:
         cwd = attempt.spec.snapshot or attempt.spec.workdir
         if not os.path.isdir(cwd):
             raise InputError(f"its working directory {cwd} is not a folder on this node")
-        cgroup = None
+        cgroup, limited = None, []
         if self._cgroup is not None:
             kind, parent = self._cgroup
             whose = blake2s(self.state.encode(), digest_size=4).hexdigest()
-            cgroup = {"kind": kind, "folder": f"{parent}/trainmaster-{whose}-{key[0]}.{key[1]}"}
+            name = f"trainmaster-{whose}-{key[0]}.{key[1]}"
+            cgroup = {"kind": kind, "folder": f"{parent}/{name}"}
+            cpus, memory_gib = (sum(getattr(share, each) for share in attempt.shares) for each in ("cpus", "memory_gib"))
+            limited = limits.plan(self._limits, name, cpus, memory_gib)
         port = self._free_port() if attempt.spec.ranks == "gpu" else 0
-        plan = plan_of(attempt, self.state, gpus, port=port, cgroup=cgroup, umask=self._umask)
+        plan = plan_of(attempt, self.state, gpus, port=port, cgroup=cgroup, limits=limited, umask=self._umask,
+                       log_limit=self._log_limit)  # fmt: skip
         folder = files.attempt_folder(self.state, *key)
         with contextlib.suppress(FileExistsError):
             os.mkdir(files.job_folder(self.state, attempt.job), 0o700)
@@ -293,7 +304,8 @@ class LocalBackend:
         self._live.pop(key, None)
 
     def _pick(self, attempt: Attempt) -> list[list[int]]:
-        """Indices on each node: whole GPUs lowest first, before them those nobody computes on; a fraction where the least is left."""
+        """Indices on each node: those that were decided, else whole GPUs lowest first, before them those nobody computes on; a fraction
+        where the least is left."""
         busy = set() if self._machine.nvidia is None else self._machine.nvidia.busy()
         used: dict[str, dict[int, float]] = {name: dict.fromkeys(range(node.gpus), 0.0) for name, node in self._nodes.items()}
         for live in self._live.values():
@@ -306,12 +318,15 @@ class LocalBackend:
             if share.node not in used:
                 raise InputError(f"there is no node {share.node} here")
             here = used[share.node]
-            if 0 < share.gpus < 1:
+            if share.devices:
+                each = share.gpus / len(share.devices)
+                chosen = [index for index in share.devices if index in here and here[index] + each <= 1 + 1e-9]
+            elif 0 < share.gpus < 1:
                 fits = [index for index in here if here[index] + share.gpus <= 1 + 1e-9]
                 chosen = [min(fits, key=lambda index: (-here[index], index))] if fits else []
             else:
                 chosen = sorted((index for index in here if here[index] == 0), key=lambda index: (index in busy, index))[: int(share.gpus)]
-            if share.gpus and len(chosen) < max(1, int(share.gpus)):
+            if share.gpus and len(chosen) < max(1, int(share.gpus), len(share.devices)):
                 held = ", ".join(f"{amount:g}" for amount in here.values())
                 raise InputError(f"{share.node} has not {share.gpus:g} of its {len(here)} GPUs free (held of each: {held})")
             for index in chosen:
@@ -430,7 +445,7 @@ class LocalBackend:
             ended_s, exit_code, asked = None, None, live.stopping
         return Observation(
             job=live.key[0], attempt=live.key[1], seen=seen, started_s=live.started_s, ended_s=ended_s, exit_code=exit_code,
-            asked_to_stop=asked, message=message, **live.said,
+            asked_to_stop=asked, message=message, out_of_memory=end is not None and bool(end.get("out_of_memory")), **live.said,
         )  # fmt: skip
 
     def _trouble(self, live: _Live) -> str:
@@ -511,6 +526,12 @@ class LocalBackend:
             if plan is None or remains.clear(plan, within_s=0.5):
                 with self._lock:
                     self._end(live, {"lost": "its supervisor was killed", "asked": "asked" if live.stopping else None})
+
+
+def _limits_said(found: limits.Found) -> str:
+    names = {"cpu": "CPUs", "memory": "memory"}
+    held = [f"{names[controller]} by cgroup {version}" for controller, (version, _) in found.items()]
+    return ", ".join(held) if held else "none: a job may use more CPUs and memory than it asked for"
 
 
 def _readable(descriptor: int) -> bool:

@@ -49,6 +49,7 @@ LISTEN_S = 0.2  # between two looks at what supervisors on other machines have t
 SAY_S = 5.0  # a start that takes longer is said in its observation
 FORCE_S = 10.0  # past a deadline: scancel, again and again
 LINGER_S = 3.0  # a Slurm job whose attempt has ended goes by itself; after so long it is cancelled
+LOG_LIMIT = 1 << 30
 MOST_FAILURES = 2  # of sbatch, for one Slurm job, while slurmctld answers
 TAIL = "import sys; sys.path.insert(0, sys.argv[1]); from trainmaster.live.node.gang import main; main(*sys.argv[2:])"
 ROOT = Path(__file__).parents[3]
@@ -61,13 +62,13 @@ class SlurmBackend:
     name = "slurm"
     capabilities = Capabilities(pin_nodes=True)
 
-    def __init__(self, state_dir: Path | str, clock: Callable[[], float] = time.time) -> None:
-        """`state_dir`: on a file system that the nodes share, under the same path."""
+    def __init__(self, state_dir: Path | str, log_limit: int = LOG_LIMIT, clock: Callable[[], float] = time.time) -> None:
+        """`state_dir`: on a file system that the nodes share, under the same path; `log_limit`: bytes of a rank's log, 0 = no limit."""
         self.state = os.path.abspath(state_dir)
         self.slurm = Slurm(f"{self.state}/launch")
         self._clock = clock
         self._user = getpass.getuser()
-        self._umask = _umask()
+        self._umask, self._log_limit = _umask(), log_limit
         self._lock = threading.RLock()
         self._work = threading.Condition(self._lock)
         self._live: dict[Key, Launched] = {}
@@ -145,7 +146,7 @@ class SlurmBackend:
             self._stopped(live, request["reason"])
 
     def _remember(self, key: Key, plan: dict[str, Any]) -> Launched:
-        nodes = plan["nodes"]
+        nodes = plan["places"]
         parts = [
             Part(asked=Submission(**{**asked, "nodes": tuple(asked["nodes"]), "argv": tuple(asked["argv"])}),
                  nodes=[node for node, one in enumerate(nodes) if one["part"] == number])
@@ -260,15 +261,15 @@ class SlurmBackend:
         for other in earlier:
             if (live := self._known((attempt.job, other))) is not None and live.end is None:
                 raise InputError(f"attempt {other} of this job still runs")
-        nodes, submissions = self._submissions(attempt)
+        places, submissions = self._submissions(attempt)
         whole_gpus = [range(int(share.gpus)) for share in attempt.shares]  # which ones, Slurm says on the node
-        plan = plan_of(attempt, self.state, whole_gpus, port=0, cgroup=None, umask=self._umask)
-        plan |= {"nodes": nodes, "parts": [asdict(one) for one in submissions]}
+        plan = plan_of(attempt, self.state, whole_gpus, port=0, cgroup=None, limits=[], umask=self._umask, log_limit=self._log_limit)
+        plan |= {"places": places, "parts": [asdict(one) for one in submissions]}
         folder = files.attempt_folder(self.state, *key)
         with contextlib.suppress(FileExistsError):
             os.mkdir(files.job_folder(self.state, attempt.job), 0o700)
         os.mkdir(folder, 0o700)
-        for name in (gang.GANG, gang.NODES, *(f"{gang.NODES}/{node}" for node in range(len(nodes)))):
+        for name in (gang.GANG, gang.NODES, *(f"{gang.NODES}/{node}" for node in range(len(places)))):
             os.mkdir(f"{folder}/{name}", 0o700)
         files.write_bytes(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}", b"")
         if attempt.spec.script is not None:

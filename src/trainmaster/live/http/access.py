@@ -20,7 +20,7 @@ from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
 
 from trainmaster.errors import Forbidden, NotFound
-from trainmaster.live.control import ControlPlane, EventRecord, JobFilter, JobRecord, NodeRecord, WhyAnswer
+from trainmaster.live.control import AskedFor, ControlPlane, EventRecord, JobFilter, JobRecord, NodeRecord, WhyAnswer
 from trainmaster.live.http.auth import Role, Who
 from trainmaster.live.http.gate import who_of
 from trainmaster.live.http.service import service_of
@@ -93,6 +93,9 @@ class Access:
         if owner == self.who.user or self.who.role.administers:
             return spec
         return spec.model_copy(update={"env": dict.fromkeys(spec.env, HIDDEN)})
+
+    def asked(self, ids: Sequence[int]) -> list[AskedFor]:
+        return self.control.asked(self.seen(ids))
 
     def why(self, job: int) -> WhyAnswer:
         self.job(job)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, suppress
 from io import FileIO
 from pathlib import Path
@@ -64,50 +64,77 @@ def tail_offset(file: FileIO, lines: int) -> int:
     return begin
 
 
+def read(file: FileIO, offset: int, most: int = CHUNK) -> tuple[bytes, int]:
+    """What comes next, and where the next after it begins. Holes, which a log that was cut has, are passed over."""
+    here = file.fileno()
+    try:
+        begin = os.lseek(here, offset, os.SEEK_DATA)
+        end = os.lseek(here, begin, os.SEEK_HOLE)
+    except OSError:  # nothing more, or nothing yet
+        return b"", offset
+    block = os.pread(here, min(most, end - begin), begin)
+    return block, begin + len(block)
+
+
 async def once(file: FileIO, offset: int) -> AsyncIterator[bytes]:
     """What it holds now."""
     with file:
         end = os.fstat(file.fileno()).st_size
-        while offset < end and (block := await run_in_threadpool(os.pread, file.fileno(), min(CHUNK, end - offset), offset)):
-            offset += len(block)
+        while offset < end:
+            block, offset = await run_in_threadpool(read, file, offset, min(CHUNK, end - offset))
+            if not block:
+                return
             yield block
 
 
 async def follow(
-    control: ControlPlane, job: int, attempt: int | None, rank: str, begin: Callable[[FileIO], int], stopping: asyncio.Event
+    control: ControlPlane, job: int, first: int, rank: str, skip: int, stopping: asyncio.Event, *, only: bool
 ) -> AsyncIterator[bytes]:
-    """What it holds and what is added, until the attempt has ended; without an attempt given, through every later one too.
+    """What is there and what is added, from attempt `first` to the end of the job, or of that attempt (`only`).
 
-    `begin` tells where in the first file to begin.
+    `skip`: so many bytes of all that are left out, wherever one attempt's end and the next begins: who lost the connection goes on.
     """
+    current, offset, before = first, skip, None
     with ExitStack() as opened:
-        current, file, offset = attempt, None, 0
+        file: FileIO | None = None
         while not stopping.is_set():
             record = await run_in_threadpool(control.job, job)  # before the file is read: what an ended job wrote is all there
-            current = current or record.attempts or None
-            if file is None and current and (path := (await run_in_threadpool(control.log_files, job, current)).get(rank)):
+            there = current <= record.attempts and file is None
+            if there and (path := (await run_in_threadpool(control.log_files, job, current)).get(rank)):
                 file = opened.enter_context(open_log(path))
-                offset, begin = begin(file), _start
-            while file is not None and (block := await run_in_threadpool(os.pread, file.fileno(), CHUNK, offset)):
-                offset += len(block)
+                offset = _goes_on(file, before) or offset
+            while file is not None:
+                block, offset = await run_in_threadpool(read, file, offset)
+                if not block:
+                    break
                 yield block
-            if record.state.ended and current in (record.attempts, None):
+            if record.state.ended and current >= record.attempts:
                 return
-            if current and record.attempts > current:
-                if attempt:
+            if record.attempts > current:
+                if only:
                     return
+                if file is not None:
+                    before, offset = (_which(file), offset), max(0, offset - os.fstat(file.fileno()).st_size)
                 opened.close()
-                current, file, offset = current + 1, None, 0
+                current, file = current + 1, None
                 continue
-            if attempt and await run_in_threadpool(_over, control, job, attempt):
+            if only and await run_in_threadpool(_over, control, job, current):
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), TICK_S)
 
 
+def _which(file: FileIO) -> tuple[int, int]:
+    about = os.fstat(file.fileno())
+    return about.st_dev, about.st_ino
+
+
+def _goes_on(file: FileIO, before: tuple[tuple[int, int], int] | None) -> int:
+    """Where the last attempt's log ended, if this one's is appended to the same file (a job that names its output)."""
+    if before is None or before[0] != _which(file) or os.fstat(file.fileno()).st_size < before[1]:
+        return 0
+    return before[1]
+
+
 def _over(control: ControlPlane, job: int, attempt: int) -> bool:
     return any(tried.attempt == attempt and tried.end_s is not None for tried in control.attempts(job))
-
-
-def _start(file: FileIO) -> int:
-    return 0

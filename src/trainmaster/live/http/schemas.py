@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from trainmaster.live.control import AttemptRecord, EventRecord, JobRecord, NodeRecord, QueueRecord, Scenario
+from trainmaster.live.control import AskedFor, AttemptRecord, EventRecord, JobRecord, NodeRecord, QueueRecord, Scenario
 from trainmaster.live.http.auth import Role
 from trainmaster.live.spec import Amount, JobSpec, Name, Seconds, Strict, Word
 
@@ -97,16 +97,23 @@ class Error(BaseModel):
 class Submitted:
     id: int  # of an array: its first job
     ids: list[int]
+    notes: list[str]  # what whoever submits should know, e.g. that it can never fit this cluster
 
 
 @dataclass(frozen=True, slots=True)
 class SubmittedAll:
     ids: list[int]  # in the order of the request, arrays expanded
+    notes: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
     jobs: list[JobRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    asked: list[AskedFor]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,9 @@ from trainmaster.live.node import linux
 
 def find() -> tuple[str, str] | None:
     """(kind, folder of this process's own cgroup, below which others can be made): the best that works here."""
-    mounts = _mounts()
-    own = _own()
-    for kind, place in (("v2", own.get("")), ("freezer", own.get("freezer")), ("pids", own.get("pids"))):
-        mount = mounts.get("" if kind == "v2" else kind)
+    mounted, places = mounts(), own()
+    for kind, place in (("v2", places.get("")), ("freezer", places.get("freezer")), ("pids", places.get("pids"))):
+        mount = mounted.get("" if kind == "v2" else kind)
         if mount is not None and place is not None and _works(kind, parent := os.path.normpath(f"{mount}/{place}")):
             return kind, parent
     return None
@@ -55,11 +54,11 @@ def kill(kind: str, folder: str) -> None:
     """SIGKILL to all its processes. They may take a moment to go."""
     with contextlib.suppress(FileNotFoundError):
         if kind == "v2":
-            _put(f"{folder}/cgroup.kill", "1")
+            put(f"{folder}/cgroup.kill", "1")
         elif kind == "freezer":
-            _put(f"{folder}/freezer.state", "FROZEN")
+            put(f"{folder}/freezer.state", "FROZEN")
             linux.kill(members(folder), signal.SIGKILL)
-            _put(f"{folder}/freezer.state", "THAWED")
+            put(f"{folder}/freezer.state", "THAWED")
         else:
             linux.kill(members(folder), signal.SIGKILL)
 
@@ -76,19 +75,24 @@ def remove(folder: str) -> None:
             time.sleep(0.002)
 
 
-def _works(kind: str, parent: str) -> bool:
+def allows(parent: str, *needed: str) -> bool:
+    """Cgroups can be made below, and have these files to write to."""
     probe = f"{parent}/trainmaster-probe-{os.getpid()}"
     try:
         os.mkdir(probe)
     except OSError:
         return False
-    needed = {"v2": "cgroup.kill", "freezer": "freezer.state", "pids": "cgroup.procs"}[kind]
-    works = os.access(f"{probe}/{needed}", os.W_OK) and os.access(f"{parent}/cgroup.procs", os.W_OK)
+    works = all(os.access(f"{probe}/{name}", os.W_OK) for name in needed)
     os.rmdir(probe)
     return works
 
 
-def _mounts() -> dict[str, str]:
+def _works(kind: str, parent: str) -> bool:
+    needed = {"v2": "cgroup.kill", "freezer": "freezer.state", "pids": "cgroup.procs"}[kind]
+    return allows(parent, needed) and os.access(f"{parent}/cgroup.procs", os.W_OK)
+
+
+def mounts() -> dict[str, str]:
     """Controller -> mount point; "" for v2."""
     found: dict[str, str] = {}
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
@@ -102,7 +106,7 @@ def _mounts() -> dict[str, str]:
     return found
 
 
-def _own() -> dict[str, str]:
+def own() -> dict[str, str]:
     """Controller -> the cgroup of this process, as its hierarchy calls it; "" for v2."""
     found: dict[str, str] = {}
     with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
@@ -112,6 +116,6 @@ def _own() -> dict[str, str]:
     return found
 
 
-def _put(path: str, text: str) -> None:
+def put(path: str, text: str) -> None:
     with open(path, "w", encoding="ascii") as file:
         file.write(text)

@@ -25,6 +25,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from trainmaster.live.node import folder as files
@@ -39,6 +40,11 @@ STOP_STEP, SAVE_STEP = 1, 4  # places in the flag
 RELAY_S = 1.0  # what rank 0 publishes has reached the other nodes by then
 MOST_MARGIN = 100_000
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.003, 0.1  # between two looks for the other nodes
+ONE_TASK = ("--nodes=1", "--ntasks=1", "--overlap", "--mpi=none", "--quiet", "--unbuffered", "--input=none")
+ROOT = str(Path(__file__).parents[3])
+TASK = "import sys; sys.path.insert(0, sys.argv[1]); from trainmaster.live.node.gang import run_task; run_task(sys.argv[2])"
+FOR_SLURM = ("PATH", "HOME", "USER", "LOGNAME", "SLURM_CONF", "LC_ALL")  # its commands take any other SLURM_... for an option
+LAUNCHER = ("TRAINMASTER_LAUNCHER", "1")  # marks Slurm's srun, to which signals mean something of its own
 OF_SLURM = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK", "SLURM_JOB_GPUS")
 
 
@@ -76,7 +82,7 @@ class GangSupervisor(Supervisor):
         self.own = own_folder(self.folder, node)
         self.control = f"{self.own}/{files.CONTROL}"
         self.gang = f"{self.folder}/{GANG}"
-        self.nodes: int = len(self.plan["nodes"])
+        self.nodes: int = len(self.plan["places"])
         self.follows = False  # it ends because another node does
         self.failed_s: float | None = None
         self.alive_s = self.heard_s = time.monotonic()
@@ -86,9 +92,11 @@ class GangSupervisor(Supervisor):
         self._narrow()
 
     def _narrow(self) -> None:
-        """The plan of this node: its ranks, with the GPUs that Slurm has given."""
+        """The plan of this node: its ranks, with the GPUs that Slurm has given. None but on the first, where srun starts the tasks."""
         mine = str(self.node)
-        given = {name: os.environ[name] for name in OF_SLURM if name in os.environ}
+        self.keeps = bool(self.plan["nodes"]) and self.node > 0
+        self.plan["elsewhere"] = {}
+        self.given = given = {name: os.environ[name] for name in OF_SLURM if name in os.environ}
         for what in ("ranks", "setups"):
             self.plan[what] = [one for one in self.plan[what] if one["env"]["SLURM_NODEID"] == mine]
             for one in self.plan[what]:
@@ -118,25 +126,39 @@ class GangSupervisor(Supervisor):
                 if not remains.clear({"cgroup": None, "marker": marker(f"{path}/{NODES}/{node}")}, REMAINS_S):
                     raise Refused(f"processes of an older attempt ({path}) are still there and cannot be killed")
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        files.write_json(f"{self.own}/{files.PLAN}", self.plan)  # for a shell that enters
-
     def _set_up(self) -> None:
         super()._set_up()
         if self.ended or self.nodes == 1:
             self._meet_rank_0(_free_port())
+            files.write_json(f"{self.own}/{files.PLAN}", self.plan)  # for a shell that enters
             return
         port = _free_port() if self.node == 0 else 0
-        files.write_json(f"{self.gang}/{self.node}.set-up", {"port": port})
+        about = {"port": port, "given": self.given, "slurm_job": os.environ.get("SLURM_JOB_ID")}
+        files.write_json(f"{self.gang}/{self.node}.set-up", about)
         self._await([f"{node}.set-up" for node in range(self.nodes)])
-        first = files.read_json(f"{self.gang}/0.set-up") or {}
-        self._meet_rank_0(int(first.get("port", 0)))
+        all_ = [files.read_json(f"{self.gang}/{node}.set-up") or {} for node in range(self.nodes)]
+        self._meet_rank_0(int(all_[0].get("port", 0)))
+        self._tell_srun(all_)
+        files.write_json(f"{self.own}/{files.PLAN}", self.plan)
+
+    def _tell_srun(self, set_up: Sequence[dict[str, Any]]) -> None:
+        """How it starts a task on another node: by Slurm's own srun there, among what the supervisor of that node looks after."""
+        if self.keeps:
+            self.plan["nodes"] = []  # what is started here stays here
+            files.write_bytes(f"{self.own}/entered", b"")  # its tasks are nobody's children: they are found by their environment
+        for node, (env, about) in enumerate(zip(self.plan["nodes"], set_up, strict=False)):
+            env |= about["given"] | {"TRAINMASTER_CONTROL": f"{own_folder(self.folder, node)}/{files.CONTROL}"}
+            if node != self.node:
+                where = [f"--jobid={about['slurm_job']}", f"--nodelist={self.plan['places'][node]['slurm_node']}"]
+                self.plan["elsewhere"][str(node)] = {
+                    "argv": ["srun", *where, *ONE_TASK, sys.executable, "-I", "-S", "-c", TASK, ROOT],
+                    "env": {name: os.environ[name] for name in FOR_SLURM if name in os.environ} | dict([LAUNCHER]),
+                }
 
     def _meet_rank_0(self, port: int) -> None:
         for rank in self.plan["ranks"]:
             if "MASTER_PORT" in rank["env"]:
-                rank["env"] |= {"MASTER_ADDR": self.plan["nodes"][0]["address"], "MASTER_PORT": str(port)}
+                rank["env"] |= {"MASTER_ADDR": self.plan["places"][0]["address"], "MASTER_PORT": str(port)}
 
     def _await_others(self) -> None:
         if self.nodes == 1:
@@ -250,6 +272,24 @@ class GangSupervisor(Supervisor):
                     file.seek(8 * place)
                     file.write(struct.pack("<q", step))
 
+    def _who_hears(self) -> list[int]:
+        """Tasks that srun has started here are found by their environment; of those elsewhere only the launcher is here."""
+        if self.keeps:
+            return linux.marked(self.plan["marker"])
+        launchers = linux.marked("=".join(LAUNCHER)) if self.plan["elsewhere"] else []
+        return [pid for pid in super()._who_hears() if pid not in launchers]
+
+    def _to_groups(self, number: int) -> None:
+        super()._to_groups(number)
+        if self.keeps:
+            linux.kill(self._who_hears(), number)
+
+    def _let_groups_end(self) -> None:
+        """Where srun starts the tasks, the other nodes are there as long as the first."""
+        while self.keeps and not self.killed and "0.over" not in os.listdir(self.gang):
+            self._step()
+        super()._let_groups_end()
+
     # -- at the end ------------------------------------------------------------------------------------------------------------------
 
     def _account(self, outcome: dict[str, Any]) -> dict[str, Any]:
@@ -283,13 +323,28 @@ def main(state: str, job: str, attempt: str, part: str) -> None:
         print(f"{folder}: over, or never accepted: nothing is run", file=sys.stderr)
         return
     here = os.environ["SLURMD_NODENAME"]
-    node = next(node for node, one in enumerate(plan["nodes"]) if one["part"] == int(part) and one["slurm_node"] == here)
+    node = next(node for node, one in enumerate(plan["places"]) if one["part"] == int(part) and one["slurm_node"] == here)
     own = own_folder(folder, node)
     first = files.read_json(f"{own}/{files.SUPERVISOR}")
     if first is None:
         GangSupervisor(state, int(job), int(attempt), node).run()
     elif first["pid"] and is_dead(first) and not os.path.exists(f"{own}/{files.END}"):
         _bury(state, own, first, f"{job}.{attempt}")
+
+
+def run_task(path: str) -> None:
+    """One of srun's, on a node that is not the script's."""
+    task = files.read_json(path)
+    if task is None:
+        sys.exit(f"{path}: not there: its job is over")
+    os.unlink(path)
+    argv = task["argv"]
+    try:
+        os.chdir(task["cwd"])
+        os.execvpe(argv[0], argv, task["env"])
+    except OSError as error:
+        print(f"srun: error: {argv[0]}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _bury(state: str, own: str, first: dict[str, Any], key: str) -> None:

@@ -79,6 +79,12 @@ def kill(pids: list[int], number: int) -> None:
             continue  # gone
 
 
+def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    if _LIBC.fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        error = ctypes.get_errno()
+        raise OSError(error, f"fallocate: {os.strerror(error)}")
+
+
 def _prctl(option: int, argument: object) -> None:
     if _LIBC.prctl(option, argument, 0, 0, 0):
         error = ctypes.get_errno()

@@ -1,6 +1,7 @@
 """What a job finds on its PATH that is named as Slurm's: `srun` and `scontrol`, as far as an ordinary batch script goes; and `enter`.
 
-    srun OPTIONS CMD               one process a task of this node: every node of an attempt runs the script, so each runs its share
+    srun OPTIONS CMD               one process a task: of all nodes where the script runs on the first alone, as sbatch has it;
+                                   where every node runs the script, each starts its share
     scontrol show hostnames LIST   one a line
     scontrol requeue ID            the job runs again when this attempt has ended
     scontrol show job              what this process knows of it
@@ -18,11 +19,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, NoReturn
 
-from trainmaster.live.node import cgroups
+from trainmaster.live.node import cgroups, limits
 from trainmaster.live.node import folder as files
 
 ROOT = Path(__file__).parents[3]
@@ -54,10 +55,10 @@ WITH_VALUE = {
     "-n": "ntasks", "--ntasks": "ntasks", "-N": "nodes", "--nodes": "nodes",
     "--ntasks-per-node": "per_node", "--tasks-per-node": "per_node",
     "-o": "output", "--output": "output", "-e": "error", "--error": "error", "-i": "input", "--input": "input",
-    "-D": "chdir", "--chdir": "chdir", "--export": "export", "-w": "nodelist", "--nodelist": "nodelist",
+    "--gpus-per-task": "gpus_per_task", "-D": "chdir", "--chdir": "chdir", "--export": "export", "-w": "nodelist", "--nodelist": "nodelist",
 }  # fmt: skip
 READ_OVER_WITH_VALUE = frozenset(
-    "-c --cpus-per-task -G --gpus --gpus-per-node --gpus-per-task --gres --mem --mem-per-cpu --mem-per-gpu -t --time -J --job-name"
+    "-c --cpus-per-task -G --gpus --gpus-per-node --gres --mem --mem-per-cpu --mem-per-gpu -t --time -J --job-name"
     " -p --partition -A --account --cpu-bind --gpu-bind --mem-bind --distribution -m --mpi --jobid --open-mode --threads-per-core"
     " --wait -W --kill-on-bad-exit -K --ntasks-per-socket --hint --signal --network --comment".split()
 )
@@ -84,7 +85,8 @@ def srun(argv: list[str]) -> int:
     for number in signal.valid_signals() - KEPT:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, lambda *_: None)  # the tasks get them too, and decide; a handler, unlike "ignore", ends with exec
-    return _wait([_start(command, asked, task, node, local, world) for task, node, local in tasks])
+    nodes = _nodes_of_the_plan()
+    return _wait([_start(command, asked, task, nodes.get(node, {}), local, world) for task, node, local in tasks])
 
 
 def _read_options(argv: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -116,9 +118,10 @@ def _read_options(argv: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _tasks(asked: dict[str, str]) -> tuple[list[tuple[int, int, int]], dict[str, str]]:
-    """(task, node, task of its node) of the tasks that run here, and what all are told of the whole. Tasks in blocks, as by default."""
-    nodes = min(_count(asked, "nodes", os.environ.get("SLURM_NNODES", "1")), int(os.environ.get("SLURM_NNODES", "1")))
-    here = int(os.environ.get("SLURM_NODEID", "0"))
+    """(task, node, task of its node) of what is to be started here, and what all are told of the whole. Tasks in blocks, as by default."""
+    listed = _expand(os.environ.get("SLURM_JOB_NODELIST", "")) or [""]
+    chosen = _chosen(asked, listed)
+    nodes = min(_count(asked, "nodes", str(len(chosen))), len(chosen))
     per_node = _count(asked, "per_node", os.environ.get("SLURM_NTASKS_PER_NODE", "0"))
     if "ntasks" in asked:
         total = _count(asked, "ntasks", "")
@@ -131,14 +134,36 @@ def _tasks(asked: dict[str, str]) -> tuple[list[tuple[int, int, int]], dict[str,
         total = int(os.environ.get("SLURM_NTASKS", nodes))
     more, rest = divmod(total, nodes)
     counts = [more + (node < rest) for node in range(nodes)]
-    first = sum(counts[:here])
-    tasks = [(first + local, here, local) for local in range(counts[here])] if here < nodes else []
-    listed = ",".join(_expand(os.environ.get("SLURM_JOB_NODELIST", ""))[:nodes])
+    everywhere, here = bool(_nodes_of_the_plan()), int(os.environ.get("SLURM_NODEID", "0"))
+    tasks = [
+        (sum(counts[:place]) + local, node, local)
+        for place, node in enumerate(chosen[:nodes])
+        if everywhere or node == here
+        for local in range(counts[place])
+    ]
+    names = ",".join(listed[node] for node in chosen[:nodes])
     world = {
         "SLURM_NTASKS": str(total), "SLURM_NPROCS": str(total), "SLURM_STEP_NUM_TASKS": str(total), "SLURM_STEP_NUM_NODES": str(nodes),
-        "SLURM_NNODES": str(nodes), "SLURM_STEP_NODELIST": listed, "SLURM_STEP_ID": "0", "SLURM_STEPID": "0",
+        "SLURM_NNODES": str(nodes), "SLURM_STEP_NODELIST": names, "SLURM_STEP_ID": "0", "SLURM_STEPID": "0",
     }  # fmt: skip
     return tasks, world
+
+
+def _chosen(asked: dict[str, str], listed: list[str]) -> list[int]:
+    """The nodes of the job, or those of --nodelist, by number."""
+    if "nodelist" not in asked:
+        return list(range(len(listed)))
+    wanted = _expand(asked["nodelist"])
+    if not wanted or not set(wanted) <= set(listed):
+        raise Usage(f"--nodelist: {asked['nodelist']} is not among the nodes of this job, {','.join(listed)}")
+    return [node for node, name in enumerate(listed) if name in wanted]
+
+
+def _nodes_of_the_plan() -> dict[int, dict[str, str]]:
+    """By number, the environment of each node where this process may start tasks on all; else nothing."""
+    control = os.environ.get("TRAINMASTER_CONTROL")
+    plan = files.read_json(f"{os.path.dirname(control)}/{files.PLAN}") if control else None
+    return dict(enumerate(plan["nodes"])) if plan is not None else {}
 
 
 def _count(asked: dict[str, str], name: str, default: str) -> int:
@@ -148,22 +173,27 @@ def _count(asked: dict[str, str], name: str, default: str) -> int:
     return int(text)
 
 
-def _start(command: list[str], asked: dict[str, str], task: int, node: int, local: int, world: dict[str, str]) -> Task:
-    env = os.environ | world | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(local), "SLURM_NODEID": str(node)}
+def _start(command: list[str], asked: dict[str, str], task: int, node: dict[str, str], local: int, world: dict[str, str]) -> Task:
+    """`node`: what is different there."""
+    env = os.environ | node | world | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(local)}
+    each = asked.get("gpus_per_task", os.environ.get("SLURM_GPUS_PER_TASK", "")).rpartition(":")[2]
+    if each.isdecimal():  # binds them, as Slurm does
+        gpus = [gpu for gpu in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[local * int(each) : (local + 1) * int(each)])
     chosen = asked.get("export", "ALL").split(",")
     if "ALL" not in chosen:
         kept = {name for name in env if name.startswith(("SLURM_", "TRAINMASTER_")) or name in (*chosen, "PATH", "CUDA_VISIBLE_DEVICES")}
         env = {name: value for name, value in env.items() if name in kept}
     env |= dict(pair.split("=", 1) for pair in chosen if "=" in pair)
     label = f"{task}: ".encode() if "label" in asked else b""
-    out = _file(asked, "output", task, node)
-    err = _file(asked, "error", task, node)
+    out, err = (_file(asked, name, env) for name in ("output", "error"))
     standard_in = None if task == 0 and "input" not in asked else subprocess.DEVNULL
     if asked.get("input", "").startswith("/"):
         standard_in = os.open(asked["input"], os.O_RDONLY | os.O_CLOEXEC)
+    command, env, cwd, detached = _sent_there(command, env, asked.get("chdir"))
     try:
         process = subprocess.Popen(
-            command, env=env, cwd=asked.get("chdir"), stdin=standard_in,
+            command, env=env, cwd=cwd, stdin=standard_in, start_new_session=detached,
             stdout=out if out is not None else subprocess.PIPE if label else None,
             stderr=err if err is not None else subprocess.STDOUT if out is not None else subprocess.PIPE if label else None,
         )  # fmt: skip
@@ -178,13 +208,26 @@ def _start(command: list[str], asked: dict[str, str], task: int, node: int, loca
     return process, labelled
 
 
-def _file(asked: dict[str, str], name: str, task: int, node: int) -> int | None:
+def _sent_there(command: list[str], env: dict[str, str], cwd: str | None) -> tuple[list[str], dict[str, str], str | None, bool]:
+    """Where the node is another machine, its launcher, which finds the task in a file and hears none of the job's signals; else itself."""
+    control = os.environ.get("TRAINMASTER_CONTROL")
+    plan = files.read_json(f"{os.path.dirname(control)}/{files.PLAN}") if control else None
+    launcher = (plan or {}).get("elsewhere", {}).get(env.get("SLURM_NODEID"))
+    if launcher is None:
+        return command, env, cwd, False
+    path = f"{control}/task.{os.getpid()}.{env['SLURM_PROCID']}"
+    files.write_json(path, {"argv": command, "env": env, "cwd": os.path.abspath(cwd or ".")})
+    return [*launcher["argv"], path], launcher["env"], None, True
+
+
+def _file(asked: dict[str, str], name: str, env: Mapping[str, str]) -> int | None:
     pattern = asked.get(name)
     if pattern is None or pattern in ("all", "none"):
         return None
     job = os.environ.get("SLURM_JOB_ID", "")
     values = {
-        "%": "%", "j": job, "J": f"{job}.0", "t": str(task), "n": str(node), "N": os.environ.get("SLURMD_NODENAME", ""), "s": "0",
+        "%": "%", "j": job, "J": f"{job}.0", "t": env["SLURM_PROCID"], "n": env.get("SLURM_NODEID", "0"),
+        "N": env.get("SLURMD_NODENAME", ""), "s": "0",
         "x": os.environ.get("SLURM_JOB_NAME", ""), "u": os.environ.get("SLURM_JOB_USER", ""),
         "A": os.environ.get("SLURM_ARRAY_JOB_ID", job), "a": os.environ.get("SLURM_ARRAY_TASK_ID", "4294967294"),
     }  # fmt: skip
@@ -292,6 +335,7 @@ def enter(argv: list[str]) -> NoReturn:
     rank = plan["ranks"][0]
     if plan["cgroup"] is not None:
         cgroups.enter(plan["cgroup"]["folder"])
+        limits.enter(plan["limits"])
     else:
         files.write_bytes(f"{folder}/entered", b"")  # its supervisor looks for us by our environment
     os.chdir(rank["cwd"])

@@ -16,28 +16,37 @@ from trainmaster.live.backends.base import Attempt
 from trainmaster.live.node import folder as files
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-KEPT_OF_SLURM = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_CPUS_PER_TASK")  # what the front end read from options
+KEPT_OF_SLURM = (  # what the front end read from options
+    "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_CPUS_PER_TASK", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK",
+)  # fmt: skip
 NOT_PASSED_ON = ("TRAINMASTER_STATE", "TRAINMASTER_TOKEN")
 
 
 def plan(
-    attempt: Attempt, state: str, gpus: Sequence[Sequence[int]], *, port: int, cgroup: dict[str, str] | None, umask: int
-) -> dict[str, Any]:
-    """`gpus`: the indices picked on each node of `attempt.shares`. InputError: what cannot be run as it stands."""
+    attempt: Attempt, state: str, gpus: Sequence[Sequence[int]], *, port: int, cgroup: dict[str, str] | None, limits: list[dict[str, Any]],
+    umask: int, log_limit: int,
+) -> dict[str, Any]:  # fmt: skip
+    """`gpus`: the indices picked on each node of `attempt.shares`; `log_limit`: bytes of each log, 0 = none.
+
+    InputError: what cannot be run as it stands.
+    """
     spec = attempt.spec
     path = files.attempt_folder(state, attempt.job, attempt.attempt)
     cwd = os.path.abspath(spec.snapshot or spec.workdir)
     counts = [len(indices) if spec.ranks == "gpu" and share.gpus >= 1 else 1 for share, indices in zip(attempt.shares, gpus, strict=True)]
     world = sum(counts)
     common = _common(attempt, state, path, cwd, world)
+    nodes = [
+        _of_node(node, share.node, indices, share.cpus, share.memory_gib)
+        for node, (share, indices) in enumerate(zip(attempt.shares, gpus, strict=True))
+    ]
     ranks: list[dict[str, Any]] = []
     setups: list[dict[str, Any]] = []
-    for node, (share, indices, count) in enumerate(zip(attempt.shares, gpus, counts, strict=True)):
-        here = _of_node(node, share.node, indices, share.cpus, share.memory_gib)
+    for node, (share, here, count) in enumerate(zip(attempt.shares, nodes, counts, strict=True)):
         if spec.setup is not None:
             setup = {"argv": ["/bin/sh", "-c", spec.setup], "env": here, "cwd": cwd, "stdout": None, "stderr": None, "log": str(len(ranks))}
             setups.append(setup)
-        for local in range(count):
+        for local in range(0 if spec.ranks == "batch" and node else count):
             rank = len(ranks)
             env = {**here, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local)}
             if spec.ranks == "gpu":
@@ -49,9 +58,10 @@ def plan(
             })  # fmt: skip
     return {
         "job": attempt.job, "attempt": attempt.attempt, "script": spec.script is not None, "env": common, "setups": setups, "ranks": ranks,
+        "nodes": nodes if spec.ranks == "batch" else [],  # srun starts tasks on all of them
         "marker": f"TRAINMASTER_CONTROL={common['TRAINMASTER_CONTROL']}", "checkpoint_dir": common["TRAINMASTER_CHECKPOINT_DIR"],
         "append": spec.append, "grace_s": spec.grace_s, "signal": None if spec.signal is None else spec.signal.model_dump(),
-        "cgroup": cgroup, "umask": umask, "port": port,
+        "cgroup": cgroup, "limits": limits, "umask": umask, "log_limit": log_limit, "port": port,
         "gpus": [
             {"node": share.node, "indices": list(indices), "each": share.gpus if share.gpus < 1 else 1.0}
             for share, indices in zip(attempt.shares, gpus, strict=True)

@@ -6,7 +6,7 @@ import signal
 import time
 from typing import Any
 
-from trainmaster.live.node import cgroups, linux
+from trainmaster.live.node import cgroups, limits, linux
 
 
 def clear(plan: dict[str, Any], within_s: float) -> bool:
@@ -23,6 +23,7 @@ def clear(plan: dict[str, Any], within_s: float) -> bool:
         if not left:
             if cgroup is not None:
                 cgroups.remove(cgroup["folder"])
+            limits.remove(plan["limits"])
             return True
         linux.kill(left, signal.SIGKILL)
         if time.monotonic() > until_s:

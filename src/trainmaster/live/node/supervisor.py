@@ -28,8 +28,9 @@ import sys
 import time
 from typing import Any
 
-from trainmaster.live.node import cgroups, linux, remains
+from trainmaster.live.node import cgroups, limits, linux, remains
 from trainmaster.live.node import folder as files
+from trainmaster.live.node.log_bound import Bound
 
 LOCK_WAIT_S = 5.0  # an older attempt's supervisor has said that it ended, and is about to go
 GANG_GRACE_S = 5.0  # between SIGTERM and SIGKILL for the other ranks when one has failed
@@ -37,6 +38,7 @@ LAST_TERM_S = 5.0  # SIGTERM comes at least so long before SIGKILL, or a quarter
 MARGIN_STEPS = 2
 ASKED, MARGIN, HIGHEST = 0, 2, 3  # places in the flag
 REMAINS_S = 10.0
+LOGS_S = 2.0  # between looks at how large the logs are
 
 
 class Refused(Exception):
@@ -69,10 +71,12 @@ class Supervisor:
         self.ended: list[int] = []  # exit codes, first ended first
         self.started_s: float | None = None
         self.stop: dict[str, Any] | None = None
+        self.bounds: list[Bound] = []  # of its logs
+        self.logs_due_s = float("inf")  # monotonic
         self.due: list[tuple[float, str]] = []  # (monotonic seconds, what to do), ascending
         self.killed = False
+        self.exceeded_gib: float | None = None  # memory for which some process of it was killed
         self.lock = -1
-        self.log = -1
 
     def run(self) -> None:
         """Everything, to the end. Whoever comes second finds supervisor.json and leaves."""
@@ -84,6 +88,7 @@ class Supervisor:
         try:
             self._take_the_job()
             self._prepare()
+            self._bound_logs()
             self._set_up()
             self._start()
             while any(rank.code is None for rank in self.ranks):
@@ -96,8 +101,10 @@ class Supervisor:
         except OSError as error:  # a full disk, no more processes
             outcome = {"refused": str(error)[:500]} if self.started_s is None else {"lost": f"its supervisor: {error}"[:500]}
         self._kill_tree()
+        self._look_at_logs()
         if not outcome:
-            outcome = {"exit_code": self._exit_code(), "message": self._message()}
+            code = self._exit_code()
+            outcome = {"exit_code": code, "message": self._message(), "out_of_memory": bool(code) and self.exceeded_gib is not None}
         end.write(self._account(outcome))
         self._poke()
         os.close(self.lock) if self.lock >= 0 else None
@@ -141,6 +148,7 @@ class Supervisor:
         self._raise_fence(self.plan["checkpoint_dir"])
         if self.plan["cgroup"] is not None:
             cgroups.make(self.plan["cgroup"]["folder"])
+            limits.make(self.plan["limits"])
         self._look()  # at a stop that came before this process did
 
     def _raise_fence(self, folder: str) -> None:
@@ -263,6 +271,7 @@ class Supervisor:
         linux.die_with_parent(parent)
         if self.plan["cgroup"] is not None:
             cgroups.enter(self.plan["cgroup"]["folder"])
+            limits.enter(self.plan["limits"])
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -298,6 +307,9 @@ class Supervisor:
         if self.due:
             until_due_s = max(0.0, self.due[0][0] - time.monotonic())
             at_most_s = until_due_s if at_most_s is None else min(until_due_s, at_most_s)
+        if self.bounds:
+            until_logs_s = max(0.0, self.logs_due_s - time.monotonic())
+            at_most_s = until_logs_s if at_most_s is None else min(until_logs_s, at_most_s)
         for descriptor, _ in self.poll.poll(None if at_most_s is None else at_most_s * 1000 + 1):
             if descriptor == self.signals:
                 if signal.SIGTERM in os.read(self.signals, 4096):  # the machine is going down
@@ -307,6 +319,25 @@ class Supervisor:
         self._reap()
         while self.due and self.due[0][0] <= time.monotonic():
             self._do(self.due.pop(0)[1])
+        if time.monotonic() >= self.logs_due_s:
+            self._look_at_logs()
+
+    def _bound_logs(self) -> None:
+        """Of those that are ours: files that the job named are its user's affair."""
+        if self.plan["log_limit"]:
+            named = (one["stdout"] or f"{self.folder}/{one['log']}.log" for one in self.plan["ranks"])
+            self.bounds = [Bound(path, self.plan["log_limit"]) for path in named if path.startswith(f"{self.folder}/")]
+            self.logs_due_s = time.monotonic() + LOGS_S
+
+    def _look_at_logs(self) -> None:
+        self.logs_due_s = time.monotonic() + LOGS_S
+        try:
+            for bound in self.bounds:
+                bound.look()
+        except OSError as error:
+            self.bounds = []
+            with contextlib.suppress(OSError), open(f"{self.folder}/system.log", "a", encoding="utf-8") as log:
+                log.write(f"the middle of a log cannot be dropped on this file system ({error}): its limit does not hold\n")
 
     def _obey(self, lines: bytes) -> None:
         for line in lines.splitlines():
@@ -387,7 +418,11 @@ class Supervisor:
             linux.kill(leaders, number)
             return
         batch_shells = leaders if self.plan["script"] and number not in (signal.SIGSTOP, signal.SIGCONT) else []
-        linux.kill([pid for pid in linux.descendants(os.getpid()) if pid not in batch_shells], number)
+        linux.kill([pid for pid in self._who_hears() if pid not in batch_shells], number)
+
+    def _who_hears(self) -> list[int]:
+        """Of a signal that is sent to all."""
+        return linux.descendants(os.getpid())
 
     def _to_groups(self, number: int) -> None:
         for rank in self.ranks:
@@ -451,8 +486,10 @@ class Supervisor:
             pause_s = min(0.1, pause_s * 1.5)
         if os.path.exists(f"{self.own}/entered"):  # a shell without a cgroup
             remains.clear({**self.plan, "cgroup": None}, REMAINS_S)
+        self.exceeded_gib = limits.memory_exceeded(self.plan["limits"])
         if cgroup is not None:
             cgroups.remove(cgroup["folder"])
+            limits.remove(self.plan["limits"])
 
     def _exit_code(self) -> int:
         """Of the first that failed: what the others did then is its consequence."""
@@ -462,6 +499,8 @@ class Supervisor:
         code = self._exit_code()
         if self.started_s is None:
             return f"its setup ended with {code}"
+        if code and self.exceeded_gib is not None:
+            return f"out of memory: more than the {self.exceeded_gib:g} GiB that it asked for"
         if 128 < code <= 192:
             with contextlib.suppress(ValueError):
                 return f"ended by {signal.Signals(code - 128).name}"

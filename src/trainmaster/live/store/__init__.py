@@ -4,6 +4,7 @@ from trainmaster.live.store.errors import CommitUnknown, LeaseLost, StoreUnavail
 from trainmaster.live.store.rows import (
     ActiveJobs,
     AttemptRow,
+    Copy,
     DecisionRow,
     JobRow,
     NewEvent,
@@ -17,6 +18,6 @@ from trainmaster.live.store.store import Store
 from trainmaster.live.store.transaction import Transaction
 
 __all__ = [
-    "ActiveJobs", "AttemptRow", "CommitUnknown", "DecisionRow", "JobRow", "LeaseLost", "NewEvent", "NewJob", "NodeMark",
+    "ActiveJobs", "AttemptRow", "CommitUnknown", "Copy", "DecisionRow", "JobRow", "LeaseLost", "NewEvent", "NewJob", "NodeMark",
     "PolicyMemory", "Store", "StoreUnavailable", "TokenRow", "Transaction", "Usage",
 ]  # fmt: skip

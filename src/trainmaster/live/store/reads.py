@@ -7,17 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import ARRAY, Column, ColumnElement, Connection, Select, any_, bindparam, func, literal_column, or_, select, union_all
+from sqlalchemy import ARRAY, Column, ColumnElement, Connection, Select, any_, bindparam, case, func, literal_column, or_, select, union_all
 
 from trainmaster.errors import NotFound
 from trainmaster.live.backends.base import NodeShare
-from trainmaster.live.control import AttemptRecord, EventRecord, JobFilter, JobRecord
+from trainmaster.live.control import AskedFor, AttemptRecord, EventRecord, JobFilter, JobRecord
 from trainmaster.live.states import State
 from trainmaster.live.store import tables
 from trainmaster.live.store.draft import draft_of
 from trainmaster.live.store.rows import (
     ActiveJobs,
     AttemptRow,
+    Copy,
     DecisionRow,
     JobRow,
     NodeMark,
@@ -37,6 +38,7 @@ ROW_NAMES = tuple(column.name for column in ROW_COLUMNS)
 ATTEMPT_COLUMNS = [attempts.c[f.name] for f in fields(AttemptRow)]
 EVENT_COLUMNS = [events.c[f.name] for f in fields(EventRecord)]
 JobDraft = draft_of(JobRecord, [column.name for column in RECORD_COLUMNS])
+ASKED = tuple(f.name for f in fields(AskedFor) if f.name != "id")
 TOKEN_COLUMNS = [tokens.c[f.name] for f in fields(TokenRow)]
 
 
@@ -108,6 +110,30 @@ def spec(connection: Connection, id: int) -> str:
     if row is None:
         raise NotFound(f"no job {id}")
     return whole_spec(*row)
+
+
+def asked(connection: Connection, ids: Sequence[int]) -> list[AskedFor]:
+    """A submission is read once for all jobs of it."""
+    specs, dialect = tables.specs, connection.dialect.name
+    found = connection.execute(select(jobs.c.id, jobs.c.spec).where(one_of(jobs.c.id, ids, dialect)).order_by(jobs.c.id)).fetchall()
+    bodies = connection.execute(select(specs.c.id, specs.c.body).where(one_of(specs.c.id, [*{row.spec for row in found}], dialect)))
+    told = {spec: json.loads(body) for spec, body in bodies}
+    asked = {spec: {name: body[name] for name in ASKED} | {"gpu_types": tuple(body["gpu_types"])} for spec, body in told.items()}
+    return [AskedFor(id=row.id, **asked[row.spec]) for row in found]
+
+
+def copies(connection: Connection) -> list[Copy]:
+    """Of all submissions ever that run in one. Only theirs are read: others have no such text."""
+    specs = tables.specs
+    active = func.max(case((jobs.c.finish_s.is_(None), 1), else_=0))
+    query = (
+        select(specs.c.body, active, func.max(jobs.c.finish_s))
+        .select_from(jobs.join(specs))
+        .where(specs.c.body.like('%"snapshot":"%'))
+        .group_by(specs.c.id, specs.c.body)
+    )
+    rows = ((json.loads(body)["snapshot"], here, last_s) for body, here, last_s in connection.execute(query))
+    return [Copy(place=place, active=bool(here), last_s=last_s or 0.0) for place, here, last_s in rows if place is not None]
 
 
 def attempts_of(connection: Connection, id: int) -> list[AttemptRecord]:
@@ -205,8 +231,12 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def attempt_row(values: Any) -> AttemptRow:
-    shares = tuple(NodeShare(node=n, gpus=g, cpus=c, memory_gib=m) for n, g, c, m in json.loads(values["shares"]))
+    shares = tuple(share_of(*each) for each in json.loads(values["shares"]))
     return AttemptRow(**{**values, "shares": shares})
+
+
+def share_of(node: str, gpus: float, cpus: float, memory_gib: float, devices: Sequence[int] = ()) -> NodeShare:
+    return NodeShare(node=node, gpus=gpus, cpus=cpus, memory_gib=memory_gib, devices=tuple(devices))
 
 
 def attempt_record(row: AttemptRow) -> AttemptRecord:

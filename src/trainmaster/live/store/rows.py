@@ -145,6 +145,15 @@ class NodeMark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A folder that jobs run in instead of the one they were submitted from."""
+
+    place: str
+    active: bool  # some job of it has not ended
+    last_s: float  # when the last of its jobs ended; 0 = none has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRow:
     id: int
     user: str

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -18,13 +18,13 @@ from sqlalchemy import Connection, RootTransaction, inspect
 from sqlalchemy.exc import DBAPIError
 
 from trainmaster.errors import InvariantBroken
-from trainmaster.live.control import AttemptRecord, EventRecord, JobFilter, JobRecord
+from trainmaster.live.control import AskedFor, AttemptRecord, EventRecord, JobFilter, JobRecord
 from trainmaster.live.states import State
 from trainmaster.live.store import lease, migrate, reads, tables
 from trainmaster.live.store.database import Database, first_line
 from trainmaster.live.store.errors import CommitUnknown, StoreUnavailable
 from trainmaster.live.store.lease import Lease
-from trainmaster.live.store.rows import ActiveJobs, DecisionRow, NodeMark, PolicyMemory, TokenRow, Usage
+from trainmaster.live.store.rows import ActiveJobs, Copy, DecisionRow, NodeMark, PolicyMemory, TokenRow, Usage
 from trainmaster.live.store.transaction import Known, Transaction
 
 
@@ -168,6 +168,16 @@ class Store:
         """JSON of what was asked for."""
         with self._reading() as connection:
             return reads.spec(connection, job)
+
+    def asked(self, ids: Sequence[int]) -> list[AskedFor]:
+        """What these jobs asked for, by id, without what is long."""
+        with self._reading() as connection:
+            return reads.asked(connection, ids)
+
+    def copies(self) -> list[Copy]:
+        """The copies of repositories that jobs run in, or did."""
+        with self._reading() as connection:
+            return reads.copies(connection)
 
     def attempts(self, job: int) -> list[AttemptRecord]:
         with self._reading() as connection:

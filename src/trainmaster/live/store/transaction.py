@@ -227,7 +227,7 @@ def compact(value: Any) -> str:
 
 
 def share_values(shares: Iterable[Any]) -> list[list[Any]]:
-    return [[s.node, s.gpus, s.cpus, s.memory_gib] for s in shares]
+    return [[s.node, s.gpus, s.cpus, s.memory_gib, s.devices] for s in shares]
 
 
 def as_runs(ids: Sequence[int]) -> list[tuple[int, int]]:

@@ -48,6 +48,8 @@ def of_script(text: str, name: str, arguments: Sequence[str], flags: Asked, cont
         raise InputError(f"{name}: has no #! line, so it is not known what runs it; e.g. #!/bin/bash, and {COMMAND}")
     asked = script.told_by(text, name)
     asked.tell("script", text, name)
+    if "ranks" not in asked:
+        asked.tell("ranks", "batch", name)
     if arguments:
         asked.tell("script_args", list(arguments), name)
     return _named(flags.over(asked), name, context)

@@ -200,6 +200,10 @@ def _preemptible(asked: Asked, value: Value, at: str) -> None:
     asked.tell("preemptible", _flag(value, at), at)
 
 
+def _requeue(asked: Asked, value: Value, at: str) -> None:
+    options.requeue(asked, _flag(value, at), at)
+
+
 def _array(asked: Asked, value: Value, at: str) -> None:
     if isinstance(value.content, dict):
         fields = _mapping(value, at)
@@ -418,7 +422,7 @@ _TOP: dict[str, Reader] = {
     "run": _run, "commands": _run, "command": _command, "setup": _setup, "env": _env, "envs": _env, "environment": _env,
     "gpus": _gang, "resources": _nested(_RESOURCES), "annotations": _nested(_SHARE), "nodes": _nodes, "num_nodes": _nodes,
     "working_dir": _by_option("--workdir"), "max_duration": _max_duration, "limit": _max_duration,
-    "preemptible": _preemptible, "requeue": _preemptible, "array": _array,
+    "preemptible": _preemptible, "requeue": _requeue, "array": _array,
     "depends_on": _depends_on, "retry": _retry, "job_recovery": _retry, "checkpoint": _checkpoint, "labels": _labels,
     "type": _type,
     **dict.fromkeys("sweep secrets file_mounts volumes image schedule sharing python docker repos files".split(), _refused),

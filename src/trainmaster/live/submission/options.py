@@ -216,8 +216,10 @@ def _retry_on(asked: Asked, value: str, at: str) -> None:
     asked.tell("retry", {"max": 3, **asked.get("retry", {}), "exit_codes": exit_codes(value, at)}, at)
 
 
-def _no_requeue(asked: Asked, _: str, at: str) -> None:
-    asked.tell("preemptible", False, at)
+def requeue(asked: Asked, may: bool, at: str) -> None:
+    """Slurm's --requeue and --no-requeue: not for another job, nor after a lost node."""
+    asked.tell("preemptible", may, at)
+    asked.tell("requeue", may, at)
 
 
 def _exclusive(asked: Asked, value: str, at: str) -> None:
@@ -235,7 +237,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(("--export",), put("export", environment.export), "WHAT", "of the environment: ALL (default), NONE, or NAMES; ALL,A=1", RUN),
     Option(("--setup",), put("setup", text), "SHELL", "runs first, on every node", RUN),
     Option(("--snapshot",), mark("snapshot"), None, "run in a copy of the files that git knows, as they are now", RUN),
-    Option(("--ranks",), put("ranks", _one_of("node", "gpu")), "node|gpu", "one process a node (default), or one a GPU (torchrun)", RUN),
+    Option(("--ranks",), put("ranks", _one_of("node", "gpu", "batch")), "node|gpu|batch",
+           "one process a node, one a GPU (torchrun), or one, whose srun starts the others (default of scripts)", RUN),
 
     Option(("-G", "--gpus"), put("gpus", gpus.gpus), "[TYPE:]N", "GPUs in all (default 1): 4, 0.5, a100:2, 2..8; 0: CPUs", SIZE),
     Option(("--gpus-per-node",), put("gpus_per_node", gpus.gpus), "[TYPE:]N", "GPUs on each node", SIZE),
@@ -269,8 +272,10 @@ OPTIONS: tuple[Option, ...] = (
     Option(("--estimate",), put("estimate_s", durations.duration_s), "TIME", "how long you think that it takes", ORDER),
     Option(("--deadline",), put("deadline", text), "TIME", "when it must have ended", ORDER),
 
-    Option(("--preemptible", "--requeue"), mark("preemptible", True), None, "may be stopped for another job, and starts again", STOP),
-    Option(("--not-preemptible", "--no-requeue"), _no_requeue, None, "is never stopped for another job", STOP),
+    Option(("--preemptible",), mark("preemptible", True), None, "may be stopped for another job, and starts again", STOP),
+    Option(("--not-preemptible",), mark("preemptible", False), None, "is never stopped for another job", STOP),
+    Option(("--requeue",), lambda asked, _, at: requeue(asked, True, at), None, "the same as --preemptible", STOP),
+    Option(("--no-requeue",), lambda asked, _, at: requeue(asked, False, at), None, "and never runs again after a lost node either", STOP),
     Option(("--signal",), put("signal", signals.stop_signal), "[B:]SIG[@S]", "sent S seconds before it is stopped: B:USR1@120", STOP),
     Option(("--grace",), put("grace_s", seconds), "TIME", "from asking it to stop until it is killed (default: 30s)", STOP),
     Option(("--retry",), _retries, "N", "start it again after a failure, N times at most", STOP),

@@ -1,9 +1,9 @@
 """Trainmaster's own format: a CSV or Parquet file whose columns are the fields of `Job`.
 
 becomes   required: submit_s, gpus, work (seconds at those GPUs; steps where work_in_steps is true; `inf` for a service)
-          optional: id, name, user, account, queue, app, eligible_s, accepts (types joined by "|"), max_nodes, cpus,
-          memory_gib, min_gpus, max_gpus, model, batch_size, steps (the work in steps, beside seconds), deadline_s, limit_s,
-          priority, weight, service_class, preemptible (true or false), recorded_start_s, recorded_end_s,
+          optional: id, name, user, account, queue, app, eligible_s, accepts (types joined by "|"), max_nodes, nodes (exactly so
+          many, as much on each), cpus, memory_gib, min_gpus, max_gpus, model, batch_size, steps (the work in steps, beside seconds),
+          deadline_s, limit_s, priority, weight, service_class, preemptible (true or false), recorded_start_s, recorded_end_s,
           seq (order among jobs submitted together)
           estimate_NAME -> estimates, a predicted run time in seconds under NAME
           Times are seconds from the trace's own zero. An empty field is absent.
@@ -42,6 +42,9 @@ def read(source: Source) -> Trace:
     cpus = rows.floats("cpus", default=0, at_least=0)
     work = rows.floats("work", at_least=0, infinite=True)
     rows.refuse((np.rint(gpus * GPU_MILLI) == 0) & ~(cpus > 0), "gpus", "and no CPU: the job asks for nothing")
+    nodes = rows.ints("nodes", default=0, at_least=0, at_most=MOST_GPUS)
+    uneven = np.rint(gpus * GPU_MILLI) % (np.maximum(nodes, 1) * GPU_MILLI) > 0
+    rows.refuse((nodes > 1) & uneven, "nodes", "nodes do not hold its GPUs evenly")
     rows.skip(work == 0, "zero-length")
     estimates = [name for name in rows.frame.columns if name.startswith(ESTIMATE)]
     optional: dict[str, Any] = {name: rows.labels(name) for name in LABEL_COLUMNS}
@@ -60,6 +63,7 @@ def read(source: Source) -> Trace:
         name=rows.text("name"),
         accepts=rows.text_lists("accepts"),
         max_nodes=rows.ints("max_nodes", default=0, at_least=0, at_most=MOST_GPUS),
+        nodes=nodes,
         priority=rows.floats("priority", default=0),
         weight=rows.floats("weight", default=1, at_least=0),
         preemptible=rows.flags("preemptible", default=True),

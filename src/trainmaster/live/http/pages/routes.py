@@ -226,5 +226,5 @@ def _link(chosen: dict[str, str | None], after: int | None = None) -> str:
     return "/?" + urlencode({name: value for name, value in {**chosen, "after": after}.items() if value})
 
 
-def _last_lines(lines: int, file: FileIO) -> int:
-    return tail_offset(file, lines)
+def _last_lines(lines: int, file: FileIO | None) -> int:
+    return 0 if file is None else tail_offset(file, lines)

@@ -16,6 +16,7 @@ from trainmaster.live.http.answers import committed
 from trainmaster.live.http.schemas import (
     LARGEST_ID,
     MAX_FILTER,
+    Asked,
     Attempts,
     Bulk,
     Change,
@@ -49,17 +50,17 @@ User = Annotated[Word | None, Query(description="submit for another; admins may"
 
 @router.post("/jobs", status_code=201, dependencies=[SUBMITTER])
 async def submit(spec: JobSpec, caller: Caller, key: Key = None, user: User = None) -> Submitted:
-    ids = await _submit([spec], caller, key, user)
-    return Submitted(ids[0], ids)
+    ids, notes = await _submit([spec], caller, key, user)
+    return Submitted(ids[0], ids, notes)
 
 
 @router.post("/jobs/bulk", status_code=201, dependencies=[SUBMITTER])
 async def submit_all(bulk: Bulk, caller: Caller, key: Key = None, user: User = None) -> SubmittedAll:
     """All of them or none."""
-    return SubmittedAll(await _submit(bulk.jobs, caller, key, user))
+    return SubmittedAll(*await _submit(bulk.jobs, caller, key, user))
 
 
-async def _submit(specs: list[JobSpec], caller: Access, key: str | None, user: str | None) -> list[int]:
+async def _submit(specs: list[JobSpec], caller: Access, key: str | None, user: str | None) -> tuple[list[int], list[str]]:
     if user is not None and user != caller.who.user and not caller.who.role.administers:
         raise Forbidden(f"only an admin may submit for another; you are {caller.who.user}")
     jobs, at_most = sum(len(spec.array.indices) if spec.array else 1 for spec in specs), caller.settings.max_jobs_a_request
@@ -67,7 +68,8 @@ async def _submit(specs: list[JobSpec], caller: Access, key: str | None, user: s
         raise InputError(f"{jobs:,} jobs in one request; {at_most:,} are allowed: send several")
     if awaited := [dependency.job for spec in specs for dependency in spec.after]:
         await run_in_threadpool(caller.touch, awaited)  # another's jobs do not exist, so nothing can wait for them either
-    return await committed(caller.control.submit(specs, user or caller.who.user, key), caller.settings.answer_timeout_s)
+    ids = await committed(caller.control.submit(specs, user or caller.who.user, key), caller.settings.answer_timeout_s)
+    return ids, await run_in_threadpool(caller.control.never_fit, specs)
 
 
 @router.get("/jobs")
@@ -108,6 +110,12 @@ async def update(id: JobId, change: Change, caller: Caller) -> JobRecord:
 async def signal(id: JobId, what: Signal, caller: Caller) -> None:
     await run_in_threadpool(caller.touch, [id])
     await committed(caller.control.signal(id, what.number, caller.who.user), caller.settings.answer_timeout_s)
+
+
+@router.post("/jobs/asked")
+def asked(which: Ids, caller: Caller) -> Asked:
+    """What jobs asked for beside what their records say, of thousands in one request; those that may not be seen are left out."""
+    return Asked(caller.asked(which.ids))
 
 
 @router.post("/jobs/{verb}", status_code=204, dependencies=[SUBMITTER])

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from trainmaster.errors import TrainmasterError
+from trainmaster.errors import InputError, TrainmasterError
+from trainmaster.live.control import ControlPlane
 from trainmaster.live.http.access import Access, Caller
 from trainmaster.live.http.logs import follow, log_file, once, open_log, sizes, tail_offset
 from trainmaster.live.http.routes.jobs import JobId
@@ -38,32 +39,47 @@ async def logs(
     caller: Caller,
     rank: Rank = "0",
     attempt: AttemptNumber = None,
+    since: Annotated[int | None, Query(ge=1, le=1_000_000, description="with follow: from this attempt on, through later ones")] = None,
     follow: Annotated[bool, Query(description="until it has ended, through preemptions")] = False,
     offset: Annotated[int, Query(ge=0, le=LARGEST_ID, description="bytes to leave out at the beginning")] = 0,
     tail: Annotated[int | None, Query(ge=1, le=1_000_000, description="so many last lines, instead of an offset")] = None,
 ) -> Response:
-    """Bytes as the job wrote them."""
-    return await log_answer(request, caller, id, rank, attempt, follow, partial(_begin, offset, tail))
+    """Bytes as the job wrote them. The headers Log-Attempt and Log-Offset say what the first one is: who follows and loses the connection
+    goes on with `since` that attempt, and an `offset` of so many more as have come.
+    """
+    if since is not None and (attempt is not None or not follow):
+        raise InputError("since: goes with follow, and without attempt")
+    return await log_answer(request, caller, id, rank, attempt, follow, partial(_begin, offset, tail), since)
 
 
 async def log_answer(
-    request: Request, caller: Access, job: int, rank: str, attempt: int | None, following: bool, begin: Callable[[FileIO], int]
-) -> StreamingResponse:
+    request: Request, caller: Access, job: int, rank: str, attempt: int | None, following: bool, begin: Callable[[FileIO | None], int],
+    since: int | None = None,
+) -> StreamingResponse:  # fmt: skip
     record, control = await run_in_threadpool(caller.job, job), caller.control
-    if following and not record.state.ended:
-        if attempt or record.attempts:
-            files = await run_in_threadpool(control.log_files, job, attempt)
-            if files:
-                await run_in_threadpool(log_file, control, job, attempt, rank)
-        chunks = _counted(request, follow(control, job, attempt, rank, begin, service_of(request).stopping))
-    else:
+    first = attempt or since or max(record.attempts, 1)
+    file: FileIO | None = None
+    there = record.state.ended or not following
+    if since is None and (there or (first <= record.attempts and await run_in_threadpool(_has_logs, control, job, attempt))):
         file = open_log(await run_in_threadpool(log_file, control, job, attempt, rank))
-        chunks = once(file, begin(file))
-    return StreamingResponse(chunks, media_type="text/plain; charset=utf-8")
+    offset = begin(file)
+    if file is not None and not following:
+        chunks = once(file, offset)
+    else:
+        if file is not None:
+            file.close()
+        only = attempt is not None
+        chunks = _counted(request, follow(control, job, first, rank, offset, service_of(request).stopping, only=only))
+    headers = {"log-attempt": str(first), "log-offset": str(offset)}
+    return StreamingResponse(chunks, media_type="text/plain; charset=utf-8", headers=headers)
 
 
-def _begin(offset: int, tail: int | None, file: FileIO) -> int:
-    return tail_offset(file, tail) if tail else offset
+def _has_logs(control: ControlPlane, job: int, attempt: int | None) -> bool:
+    return bool(control.log_files(job, attempt))
+
+
+def _begin(offset: int, tail: int | None, file: FileIO | None) -> int:
+    return offset if tail is None else 0 if file is None else tail_offset(file, tail)
 
 
 def _counted(request: Request, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
