@@ -6,13 +6,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 TRAIN := .venv/.train
 
-.PHONY: help setup demo test test-all bench lint lock
+.PHONY: help setup demo test test-all test-slurm bench lint lock
 
 help:
 	@echo "make setup      .venv from the lock file"
 	@echo "make demo       a week of a Philly-like cluster under six policies: report.html"
 	@echo "make test       the tests (TRAINMASTER_DATA=FOLDER adds those on public traces)"
 	@echo "make test-all   and the slow ones"
+	@echo "make test-slurm the tests on a real Slurm (as root; installs its packages, leaves nothing running)"
 	@echo "make bench      times and memory, printed and in bench/results.json"
 	@echo "make lint       ruff and mypy"
 	@echo "make lock       requirements.lock from pyproject.toml (needs uv)"
@@ -42,6 +43,10 @@ test: setup $(TRAIN)
 
 test-all: setup $(TRAIN)
 	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+test-slurm: setup
+	@command -v slurmctld > /dev/null || test -x /usr/sbin/slurmctld || scripts/slurm_cluster.py install
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/live/slurm tests/live/backends/test_behaviour.py -k "slurm"
 
 bench: setup
 	$(BIN)/python bench/run.py

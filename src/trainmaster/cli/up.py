@@ -34,7 +34,7 @@ def arguments(parser: ArgumentParser) -> None:
     add("--tls-cert", metavar="FILE", type=Path, dest="tls_certificate", help="its certificate, PEM")
     add("--tls-key", metavar="FILE", type=Path, help="and the key, PEM")
     add("--insecure", action="store_true", default=None, help="beyond this machine without TLS: tokens travel in clear")
-    add("--backend", choices=("local", "slurm", "ray"), help="what carries jobs out (default: local)")
+    add("--backend", choices=("local", "slurm", "ray"), help="what carries jobs out (default: local); docs/slurm.md")
     add("--address", metavar="A", help="of the system underneath")
     add("--shadow", action="store_true", default=None, help="watch it and touch nothing")
     add("--slots", metavar="N", type=_whole, help="accelerators where there are no GPUs (default: CPU cores)")

@@ -99,13 +99,23 @@ def policy_of(settings: Settings, store: Store) -> tuple[str, Sequence[str]]:
 
 
 def backend_of(settings: Settings) -> Backend:
+    if settings.backend == "slurm":
+        return _slurm(settings)
     if settings.backend != "local":
-        raise InputError(f"--backend {settings.backend}: this version runs jobs on this machine alone (--backend local)")
+        raise InputError(f"--backend {settings.backend}: this version runs jobs on this machine (local) or by Slurm (slurm)")
     if settings.shadow or settings.address or settings.cluster:
         raise InputError("--shadow, --address and --cluster are for other backends; the local one runs jobs on this machine")
     from trainmaster.live.backends.local import LocalBackend
 
     return LocalBackend(settings.state, slots=settings.slots, log_limit=round(settings.log_limit_gib * 2**30))
+
+
+def _slurm(settings: Settings) -> Backend:
+    if settings.shadow or settings.address or settings.slots is not None or settings.cluster:
+        raise InputError("--shadow, --address, --slots and --cluster are not for --backend slurm: SLURM_CONF says which cluster")
+    from trainmaster.live.backends.slurm import SlurmBackend
+
+    return SlurmBackend(settings.state, log_limit=round(settings.log_limit_gib * 2**30))
 
 
 def advice(settings: Settings, controller: Controller) -> list[str]:

@@ -190,9 +190,10 @@ def _start(command: list[str], asked: dict[str, str], task: int, node: dict[str,
     standard_in = None if task == 0 and "input" not in asked else subprocess.DEVNULL
     if asked.get("input", "").startswith("/"):
         standard_in = os.open(asked["input"], os.O_RDONLY | os.O_CLOEXEC)
+    command, env, cwd, detached = _sent_there(command, env, asked.get("chdir"))
     try:
         process = subprocess.Popen(
-            command, env=env, cwd=asked.get("chdir"), stdin=standard_in,
+            command, env=env, cwd=cwd, stdin=standard_in, start_new_session=detached,
             stdout=out if out is not None else subprocess.PIPE if label else None,
             stderr=err if err is not None else subprocess.STDOUT if out is not None else subprocess.PIPE if label else None,
         )  # fmt: skip
@@ -205,6 +206,18 @@ def _start(command: list[str], asked: dict[str, str], task: int, node: dict[str,
             labelled.append(threading.Thread(target=_label, args=(source, target.buffer, label)))
             labelled[-1].start()
     return process, labelled
+
+
+def _sent_there(command: list[str], env: dict[str, str], cwd: str | None) -> tuple[list[str], dict[str, str], str | None, bool]:
+    """Where the node is another machine, its launcher, which finds the task in a file and hears none of the job's signals; else itself."""
+    control = os.environ.get("TRAINMASTER_CONTROL")
+    plan = files.read_json(f"{os.path.dirname(control)}/{files.PLAN}") if control else None
+    launcher = (plan or {}).get("elsewhere", {}).get(env.get("SLURM_NODEID"))
+    if launcher is None:
+        return command, env, cwd, False
+    path = f"{control}/task.{os.getpid()}.{env['SLURM_PROCID']}"
+    files.write_json(path, {"argv": command, "env": env, "cwd": os.path.abspath(cwd or ".")})
+    return [*launcher["argv"], path], launcher["env"], None, True
 
 
 def _file(asked: dict[str, str], name: str, env: Mapping[str, str]) -> int | None:

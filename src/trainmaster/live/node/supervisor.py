@@ -60,7 +60,8 @@ class Supervisor:
     def __init__(self, state: str, job: int, attempt: int) -> None:
         self.state, self.job, self.attempt = state, job, attempt
         self.folder = files.attempt_folder(state, job, attempt)
-        self.control = f"{self.folder}/{files.CONTROL}"
+        self.own = self.folder  # where what concerns this node alone is; on a machine of several nodes, one folder
+        self.control = f"{self.own}/{files.CONTROL}"
         plan = files.read_json(f"{self.folder}/{files.PLAN}")
         if plan is None:
             raise Refused(f"{self.folder}/{files.PLAN}: not there, or not whole")
@@ -79,10 +80,10 @@ class Supervisor:
 
     def run(self) -> None:
         """Everything, to the end. Whoever comes second finds supervisor.json and leaves."""
-        if not files.create_json(f"{self.folder}/{files.SUPERVISOR}", {"pid": os.getpid(), "born": linux.birth(os.getpid())}):
+        if not files.create_json(f"{self.own}/{files.SUPERVISOR}", self._who()):
             return
         self._listen()
-        end = files.Reserved(f"{self.folder}/{files.END}")
+        end = files.Reserved(f"{self.own}/{files.END}")
         outcome: dict[str, Any] = {}
         try:
             self._take_the_job()
@@ -104,10 +105,17 @@ class Supervisor:
         if not outcome:
             code = self._exit_code()
             outcome = {"exit_code": code, "message": self._message(), "out_of_memory": bool(code) and self.exceeded_gib is not None}
-        asked = None if self.stop is None else str(self.stop["reason"])[:40]
-        end.write({**outcome, "started_s": self.started_s, "ended_s": time.time(), "asked": asked})
+        end.write(self._account(outcome))
         self._poke()
         os.close(self.lock) if self.lock >= 0 else None
+
+    def _who(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "born": linux.birth(os.getpid())}
+
+    def _account(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """What is written down at the end."""
+        asked = None if self.stop is None else str(self.stop["reason"])[:40]
+        return {**outcome, "started_s": self.started_s, "ended_s": time.time(), "asked": asked}
 
     # -- before the first process --------------------------------------------------------------------------------------------------
 
@@ -192,13 +200,17 @@ class Supervisor:
             ready.append(status)
         for status in ready:
             self._await_ready(status)
+        self._await_others()
         started_s = time.time()
-        files.write_json(f"{self.folder}/{files.STARTED}", {"at_s": started_s})
+        files.write_json(f"{self.own}/{files.STARTED}", {"at_s": started_s})
         self.started_s = started_s
         os.write(go, b"g" * len(self.ranks))
         for descriptor in {wait, go, *(one for log in logs for one in log)}:
             os.close(descriptor)
         self._poke()
+
+    def _await_others(self) -> None:
+        """All ranks stand here: there are no others."""
 
     def _open_log(self, one: dict[str, Any]) -> tuple[int, int]:
         """The log of a rank; where the job named files of its own, those, and the log is a link there."""
@@ -278,7 +290,7 @@ class Supervisor:
     # -- while it runs -------------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        self.commands = files.make_fifo(f"{self.folder}/{files.COMMANDS}")
+        self.commands = files.make_fifo(f"{self.own}/{files.COMMANDS}")
         self.signals, write = os.pipe()
         for descriptor in (self.signals, write):
             os.set_blocking(descriptor, False)
@@ -369,12 +381,16 @@ class Supervisor:
             if first:
                 self.due.append((now_s, "signal"))
             self.due.append((min(now_s + own["before_s"], last_term_s), "term"))
-        elif os.path.exists(f"{self.control}/registered"):
+        elif self._is_registered():
             self.due.append((last_term_s, "term"))
         else:
             self.due.append((now_s, "term"))
         self.due.sort()
         self._poke()
+
+    def _is_registered(self) -> bool:
+        """Some rank has registered a checkpoint."""
+        return os.path.exists(f"{self.control}/registered")
 
     def _had_its_signal(self, reason: str) -> bool:
         """At its limit the controller has sent it, so long before; and who has asked to be requeued has acted on it."""
@@ -402,7 +418,11 @@ class Supervisor:
             linux.kill(leaders, number)
             return
         batch_shells = leaders if self.plan["script"] and number not in (signal.SIGSTOP, signal.SIGCONT) else []
-        linux.kill([pid for pid in linux.descendants(os.getpid()) if pid not in batch_shells], number)
+        linux.kill([pid for pid in self._who_hears() if pid not in batch_shells], number)
+
+    def _who_hears(self) -> list[int]:
+        """Of a signal that is sent to all."""
+        return linux.descendants(os.getpid())
 
     def _to_groups(self, number: int) -> None:
         for rank in self.ranks:
@@ -464,7 +484,7 @@ class Supervisor:
             self._kill_all()
             time.sleep(pause_s)
             pause_s = min(0.1, pause_s * 1.5)
-        if os.path.exists(f"{self.folder}/entered"):  # a shell without a cgroup
+        if os.path.exists(f"{self.own}/entered"):  # a shell without a cgroup
             remains.clear({**self.plan, "cgroup": None}, REMAINS_S)
         self.exceeded_gib = limits.memory_exceeded(self.plan["limits"])
         if cgroup is not None:
