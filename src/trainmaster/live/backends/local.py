@@ -32,6 +32,7 @@ from trainmaster.errors import BackendError, InputError
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
 from trainmaster.live.backends.forks import ForkServer
 from trainmaster.live.backends.machine import Machine, this_machine
+from trainmaster.live.backends.said import said
 from trainmaster.live.node import cgroups, lookalikes, remains
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.linux import birth
@@ -41,8 +42,6 @@ ASK_AGAIN_S = 2.0  # for a supervisor that has not come
 MUTE_S = 10.0  # a fork server that was asked so long ago for one that has not come is replaced
 SAY_S = 5.0  # a start that takes longer is said in its observation
 FORCE_S = 10.0  # a supervisor so long past a deadline is killed itself
-CONTROL_BYTES = 64 << 10  # of one file that a job writes
-METRICS = 100
 TICK_NS = 20_000_000  # a folder changed so recently may change again under the same time stamp
 
 log = logging.getLogger(__name__)
@@ -417,7 +416,7 @@ class LocalBackend:
         if at_ns == live.control_ns:
             return
         live.control_ns = at_ns if time.time_ns() - at_ns > TICK_NS else -1
-        live.said = _said(control, live.gang)
+        live.said = said(control, live.gang)
 
     def _observation(self, live: _Live) -> Observation:
         end = live.end
@@ -512,35 +511,6 @@ class LocalBackend:
             if plan is None or remains.clear(plan, within_s=0.5):
                 with self._lock:
                     self._end(live, {"lost": "its supervisor was killed", "asked": "asked" if live.stopping else None})
-
-
-def _said(control: str, gang: int | None) -> dict[str, Any]:
-    """The job's own words, none of them taken on trust. A gang has stopped when all have said so; else its rank 0 speaks for it."""
-    said: dict[str, Any] = {"checkpointed": os.path.exists(f"{control}/registered"), "requeue": os.path.exists(f"{control}/requeue")}
-    progress = files.read_json(f"{control}/progress", CONTROL_BYTES) or {}
-    acks = [files.read_json(f"{control}/ack.{rank}", CONTROL_BYTES) for rank in range(gang or 1)]
-    said["acknowledged"] = None not in acks
-    for one in (progress, acks[0] or {}):
-        for name in ("step", "saved_step"):
-            if isinstance(value := one.get(name), int) and 0 <= value < 1 << 62:
-                said[name] = value
-    if (rate := _number(progress.get("rate"))) is not None:
-        said["rate"] = rate
-    metrics = progress.get("metrics")
-    if isinstance(metrics, dict):
-        numbers = {str(name)[:100]: _number(value) for name, value in list(metrics.items())[:METRICS]}
-        said["metrics"] = {name: value for name, value in numbers.items() if value is not None}
-    return said
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _readable(descriptor: int) -> bool:

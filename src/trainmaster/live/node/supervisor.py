@@ -184,6 +184,7 @@ class Supervisor:
             ready.append(status)
         for status in ready:
             self._await_ready(status)
+        self._await_others()
         started_s = time.time()
         files.write_json(f"{self.folder}/{files.STARTED}", {"at_s": started_s})
         self.started_s = started_s
@@ -191,6 +192,9 @@ class Supervisor:
         for descriptor in {wait, go, *(one for log in logs for one in log)}:
             os.close(descriptor)
         self._poke()
+
+    def _await_others(self) -> None:
+        """All ranks stand here: there are no others."""
 
     def _open_log(self, one: dict[str, Any]) -> tuple[int, int]:
         """The log of a rank; where the job named files of its own, those, and the log is a link there."""
@@ -290,11 +294,16 @@ class Supervisor:
             if descriptor == self.signals:
                 if signal.SIGTERM in os.read(self.signals, 4096):  # the machine is going down
                     self._ask({"reason": "node", "grace_s": self.plan["grace_s"]})
-            else:
+            elif descriptor == self.commands:
                 self._obey(os.read(self.commands, 1 << 16))
+            else:
+                self._hear_of(descriptor)
         self._reap()
         while self.due and self.due[0][0] <= time.monotonic():
             self._do(self.due.pop(0)[1])
+
+    def _hear_of(self, descriptor: int) -> None:
+        """Of what else is polled: nothing here."""
 
     def _obey(self, lines: bytes) -> None:
         for line in lines.splitlines():

@@ -1,0 +1,41 @@
+"""What an attempt's processes have said in their control folder, in Observation's names; none of it is taken on trust."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from trainmaster.live.node import folder as files
+
+CONTROL_BYTES = 64 << 10  # of one file that a job writes
+METRICS = 100
+
+
+def said(control: str, gang: int | None) -> dict[str, Any]:
+    """The job's own words, none of them taken on trust. A gang has stopped when all have said so; else its rank 0 speaks for it."""
+    words: dict[str, Any] = {"checkpointed": os.path.exists(f"{control}/registered"), "requeue": os.path.exists(f"{control}/requeue")}
+    progress = files.read_json(f"{control}/progress", CONTROL_BYTES) or {}
+    acks = [files.read_json(f"{control}/ack.{rank}", CONTROL_BYTES) for rank in range(gang or 1)]
+    words["acknowledged"] = None not in acks
+    for one in (progress, acks[0] or {}):
+        for name in ("step", "saved_step"):
+            if isinstance(value := one.get(name), int) and 0 <= value < 1 << 62:
+                words[name] = value
+    if (rate := _number(progress.get("rate"))) is not None:
+        words["rate"] = rate
+    metrics = progress.get("metrics")
+    if isinstance(metrics, dict):
+        numbers = {str(name)[:100]: _number(value) for name, value in list(metrics.items())[:METRICS]}
+        words["metrics"] = {name: value for name, value in numbers.items() if value is not None}
+    return words
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
