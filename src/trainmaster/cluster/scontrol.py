@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from trainmaster.cluster.cluster import Cluster, Node
 from trainmaster.cluster.limits import check_size, checked_text, checked_type
@@ -62,6 +62,38 @@ def cluster_from_scontrol(text: str, where: str) -> Cluster:
     cluster = Cluster.of(nodes)
     check_size(len(nodes), cluster.gpus, where)
     return replace(cluster, left_out=dict(left_out))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One node of a listing, usable or not."""
+
+    name: str
+    address: str
+    rows: tuple[Node, ...]  # one a GPU type
+    unusable: str | None  # why Slurm would start nothing on it
+    state: str  # in Slurm's words
+    used_gpus: Mapping[str, int]  # by type; of `scontrol show node -d`
+    spelled: Mapping[str, str]  # GPU type here -> as Slurm wants it in a request
+    partitions: tuple[str, ...]
+
+
+def nodes_listed(text: str, where: str) -> list[Listed]:
+    """Every node, for who watches a cluster that changes. Nodes that can hold no job at all (no CPUs, no GPUs) are left out."""
+    found: list[Listed] = []
+    for record in _records(text, where):
+        name = checked_text(record.text("NodeName"), record.at("NodeName"))
+        check_size(len(found), 0, where)
+        gpus = _gpus(record)
+        if not gpus and not record.number("CPUTot"):
+            continue
+        rows = _rows(record, name)
+        found.append(Listed(
+            name=name, address=record.text("NodeAddr") or name, rows=tuple(replace(row, queues=()) for row in rows),
+            unusable=_unusable(record), state=record.text("State"), used_gpus=_gpus(record, "GresUsed"),
+            spelled=_spelled(record), partitions=rows[0].queues,
+        ))  # fmt: skip
+    return found
 
 
 class _Record:
@@ -129,18 +161,29 @@ def _rows(record: _Record, name: str) -> list[Node]:
     ]
 
 
-def _gpus(record: _Record) -> dict[str, int]:
+def _gpus(record: _Record, key: str = "Gres") -> dict[str, int]:
     """GPUs by type: Gres=gpu:a100:4(S:0-1),gpu:v100:4(S:1),mps:400."""
     counts: dict[str, int] = {}
-    for entry in re.sub(r"\([^)]*\)", "", record.text("Gres")).split(","):
-        resource, *parts = entry.split(":")
-        if resource != "gpu":
-            continue  # mps, shard, craynetwork...
-        parts = [part for part in parts if part != "no_consume"]
-        count = int(parts.pop()) if parts and re.fullmatch(r"[0-9]{1,9}", parts[-1]) else 1
-        type_name = checked_type(parts.pop(), record.at("Gres")) if parts else ""
-        if parts:
-            raise ClusterError(f"{record.at('Gres')}: {quoted(entry)} is not gpu[:TYPE]:COUNT; {_GIVE}")
+    for spelled, count in _gpu_entries(record, key):
+        type_name = checked_type(spelled, record.at(key)) if spelled else ""
         if count:
             counts[type_name] = counts.get(type_name, 0) + count
     return counts
+
+
+def _spelled(record: _Record) -> dict[str, str]:
+    return {checked_type(spelled, record.at("Gres")) if spelled else "": spelled for spelled, _ in _gpu_entries(record, "Gres")}
+
+
+def _gpu_entries(record: _Record, key: str) -> Iterator[tuple[str, int]]:
+    """(type as Slurm spells it, count). GresUsed writes a type that is none as `(null)`."""
+    for entry in re.sub(r"\([^)]*\)", "", record.text(key)).split(","):
+        resource, *parts = entry.split(":")
+        if resource != "gpu":
+            continue  # mps, shard, craynetwork...
+        parts = [part for part in parts if part not in ("", "no_consume")]
+        count = int(parts.pop()) if parts and re.fullmatch(r"[0-9]{1,9}", parts[-1]) else 1
+        spelled = parts.pop() if parts else ""
+        if parts:
+            raise ClusterError(f"{record.at(key)}: {quoted(entry)} is not gpu[:TYPE]:COUNT; {_GIVE}")
+        yield spelled, count

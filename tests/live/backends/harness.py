@@ -14,6 +14,7 @@ from typing import Any
 from trainmaster.errors import BackendError
 from trainmaster.live.backends.base import Attempt, NodeShare, Observation, Seen
 from trainmaster.live.backends.local import LocalBackend
+from trainmaster.live.backends.slurm import SlurmBackend
 from trainmaster.live.spec import JobSpec
 
 OVER = (Seen.ENDED, Seen.LOST, Seen.REFUSED)
@@ -23,11 +24,12 @@ PATIENCE_S = 30.0  # a wait that takes so long has failed
 class Harness:
     """`make` opens a backend on the same state each time: twice is a controller that crashed and came back."""
 
-    def __init__(self, make: Callable[[], LocalBackend], folder: Path) -> None:
+    def __init__(self, make: Callable[[], LocalBackend | SlurmBackend], folder: Path, user: str = "ada") -> None:
         self.make = make
         self.folder = folder
+        self.user = user
         self.changed = threading.Event()
-        self.backend: LocalBackend = make()
+        self.backend: Any = make()
         self.backend.open(self.changed.set)
         self.ids = itertools.count(1)
 
@@ -50,7 +52,7 @@ class Harness:
         nodes = [seen.name for seen in self.backend.inventory()]
         shares = tuple(NodeShare(node=node, gpus=count) for node, count in zip(nodes, gpus, strict=False))
         return Attempt(
-            job=next(self.ids) if job is None else job, attempt=attempt, user="ada", spec=whole, shares=shares, **{"name": "job", **ours}
+            job=next(self.ids) if job is None else job, attempt=attempt, user=self.user, spec=whole, shares=shares, **{"name": "job", **ours}
         )
 
     def start(self, command: Sequence[str] | str, **about: Any) -> Attempt:

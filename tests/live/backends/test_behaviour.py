@@ -12,6 +12,9 @@ from trainmaster.live.backends.base import Seen
 
 from .harness import Harness, alive
 
+EVERY_BACKEND = ["local", pytest.param("slurm", marks=pytest.mark.slow)]
+pytestmark = pytest.mark.parametrize("cluster", EVERY_BACKEND, indirect=True)
+
 
 def test_a_job_ends_with_its_own_exit_code_and_its_output_is_in_its_log(cluster: Harness) -> None:
     seen, log = cluster.run(["sh", "-c", "echo to stdout; echo to stderr >&2; exit 3"])

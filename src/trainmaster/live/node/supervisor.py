@@ -58,7 +58,8 @@ class Supervisor:
     def __init__(self, state: str, job: int, attempt: int) -> None:
         self.state, self.job, self.attempt = state, job, attempt
         self.folder = files.attempt_folder(state, job, attempt)
-        self.control = f"{self.folder}/{files.CONTROL}"
+        self.own = self.folder  # where what concerns this node alone is; on a machine of several nodes, one folder
+        self.control = f"{self.own}/{files.CONTROL}"
         plan = files.read_json(f"{self.folder}/{files.PLAN}")
         if plan is None:
             raise Refused(f"{self.folder}/{files.PLAN}: not there, or not whole")
@@ -75,10 +76,10 @@ class Supervisor:
 
     def run(self) -> None:
         """Everything, to the end. Whoever comes second finds supervisor.json and leaves."""
-        if not files.create_json(f"{self.folder}/{files.SUPERVISOR}", {"pid": os.getpid(), "born": linux.birth(os.getpid())}):
+        if not files.create_json(f"{self.own}/{files.SUPERVISOR}", self._who()):
             return
         self._listen()
-        end = files.Reserved(f"{self.folder}/{files.END}")
+        end = files.Reserved(f"{self.own}/{files.END}")
         outcome: dict[str, Any] = {}
         try:
             self._take_the_job()
@@ -97,10 +98,17 @@ class Supervisor:
         self._kill_tree()
         if not outcome:
             outcome = {"exit_code": self._exit_code(), "message": self._message()}
-        asked = None if self.stop is None else str(self.stop["reason"])[:40]
-        end.write({**outcome, "started_s": self.started_s, "ended_s": time.time(), "asked": asked})
+        end.write(self._account(outcome))
         self._poke()
         os.close(self.lock) if self.lock >= 0 else None
+
+    def _who(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "born": linux.birth(os.getpid())}
+
+    def _account(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """What is written down at the end."""
+        asked = None if self.stop is None else str(self.stop["reason"])[:40]
+        return {**outcome, "started_s": self.started_s, "ended_s": time.time(), "asked": asked}
 
     # -- before the first process --------------------------------------------------------------------------------------------------
 
@@ -186,7 +194,7 @@ class Supervisor:
             self._await_ready(status)
         self._await_others()
         started_s = time.time()
-        files.write_json(f"{self.folder}/{files.STARTED}", {"at_s": started_s})
+        files.write_json(f"{self.own}/{files.STARTED}", {"at_s": started_s})
         self.started_s = started_s
         os.write(go, b"g" * len(self.ranks))
         for descriptor in {wait, go, *(one for log in logs for one in log)}:
@@ -273,7 +281,7 @@ class Supervisor:
     # -- while it runs -------------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        self.commands = files.make_fifo(f"{self.folder}/{files.COMMANDS}")
+        self.commands = files.make_fifo(f"{self.own}/{files.COMMANDS}")
         self.signals, write = os.pipe()
         for descriptor in (self.signals, write):
             os.set_blocking(descriptor, False)
@@ -442,7 +450,7 @@ class Supervisor:
             self._kill_all()
             time.sleep(pause_s)
             pause_s = min(0.1, pause_s * 1.5)
-        if os.path.exists(f"{self.folder}/entered"):  # a shell without a cgroup
+        if os.path.exists(f"{self.own}/entered"):  # a shell without a cgroup
             remains.clear({**self.plan, "cgroup": None}, REMAINS_S)
         if cgroup is not None:
             cgroups.remove(cgroup["folder"])
