@@ -71,7 +71,7 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
         current[0] = fresh
         return lines
 
-    snapshots = Snapshots(settings.state.absolute() / "snapshots")
+    snapshots = Snapshots((settings.shared or settings.state).absolute() / "snapshots")
     plane = Plane(controller, reload=reload if settings.config is not None else None, snapshots=snapshots)
     auth = Authenticator(store, clock)
     loopback = is_loopback(settings.host)
@@ -93,13 +93,25 @@ def policy_of(settings: Settings, store: Store) -> tuple[str, Sequence[str]]:
 
 
 def backend_of(settings: Settings) -> Backend:
+    if settings.backend == "ray":
+        return _ray(settings)
     if settings.backend != "local":
-        raise InputError(f"--backend {settings.backend}: this version runs jobs on this machine alone (--backend local)")
-    if settings.shadow or settings.address or settings.cluster:
-        raise InputError("--shadow, --address and --cluster are for other backends; the local one runs jobs on this machine")
+        raise InputError(f"--backend {settings.backend}: there are local and ray")
+    if settings.shadow or settings.address or settings.cluster or settings.shared:
+        raise InputError("--shadow, --address, --shared and --cluster are for other backends; the local one runs jobs on this machine")
     from trainmaster.live.backends.local import LocalBackend
 
     return LocalBackend(settings.state, slots=settings.slots)
+
+
+def _ray(settings: Settings) -> Backend:
+    if settings.shadow or settings.slots is not None or settings.cluster:
+        raise InputError("--shadow, --slots and --cluster are not for --backend ray: Ray says what its nodes have")
+    if settings.address is None:
+        raise InputError("--backend ray needs --address HOST:PORT, that of Ray's head")
+    from trainmaster.live.backends.ray import RayBackend
+
+    return RayBackend(settings.state, settings.address, shared=settings.shared)
 
 
 def advice(settings: Settings, controller: Controller) -> list[str]:

@@ -12,7 +12,7 @@ from trainmaster.live.backends.base import Seen
 
 from .harness import Harness, alive
 
-EVERY_BACKEND = ["local", pytest.param("slurm", marks=pytest.mark.slow)]
+EVERY_BACKEND = ["local", pytest.param("slurm", marks=pytest.mark.slow), pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.ray])]
 pytestmark = pytest.mark.parametrize("cluster", EVERY_BACKEND, indirect=True)
 
 
@@ -284,9 +284,9 @@ def test_what_a_job_reports_is_not_taken_on_trust(cluster: Harness, words: str) 
 
 
 def test_many_short_jobs_at_once_all_come_to_their_own_end(cluster: Harness) -> None:
-    waiting = [cluster.attempt(["sh", "-c", f"exit {number % 3}"]) for number in range(120)]
+    waiting = [cluster.attempt(["sh", "-c", f"exit {number % 3}"]) for number in range(cluster.many)]
     codes, running = {}, 0
-    while len(codes) < 120:
+    while len(codes) < cluster.many:
         while waiting and running < 4:
             cluster.backend.start(waiting.pop())
             running += 1
@@ -297,7 +297,7 @@ def test_many_short_jobs_at_once_all_come_to_their_own_end(cluster: Harness) -> 
                 running -= 1
         cluster.changed.wait(0.05)
         cluster.changed.clear()
-    assert codes == {number + 1: (Seen.ENDED, number % 3) for number in range(120)}
+    assert codes == {number + 1: (Seen.ENDED, number % 3) for number in range(cluster.many)}
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -325,6 +326,9 @@ class Gang:
                 await self._finish({"refused": str(refused)[:500]})
             except Stopped:
                 await self._finish({"exit_code": 143, "message": "stopped before it had started"})
+            except Exception:  # a bug, or an error of Ray that nobody here knows: the next bridge tries again, and the log has it
+                traceback.print_exc()
+                os._exit(1)
         else:
             await self._let_go()  # whoever wrote that may have died before it was done
         self.report()
@@ -359,7 +363,7 @@ class Gang:
                 raise Refused(f"there is no node {share.node} in Ray's cluster now")
             has = self.bridge.nodes[id]["Resources"]
             bundle = {"GPU": share.gpus, "CPU": share.cpus, "memory": float(int(share.memory_gib * 2**30))}
-            bundles.append({name: amount for name, amount in bundle.items() if amount})
+            bundles.append({name: amount for name, amount in bundle.items() if amount} or {"memory": 1.0})  # Ray takes no empty one
             for name, amount in bundles[-1].items():
                 if amount > has.get(name, 0.0) + 1e-9:
                     raise Refused(f"{share.node} has not {amount:g} {name} in all, free or not: it has {has.get(name, 0.0):g}")
@@ -552,7 +556,8 @@ class Gang:
             with contextlib.suppress(TimeoutError, RayError):
                 if part.actor is not None:
                     grace_s = min(left_s, request["grace_s"])
-                    await ask(part.actor, CALL_S, "stop", {"reason": request["reason"], "grace_s": grace_s, "asked_s": request["asked_s"]})
+                    registered = any(other.said.get("checkpointed", False) for other in self.parts)
+                    await ask(part.actor, CALL_S, "stop", {**request, "grace_s": grace_s, "registered": registered})
                     return
             await asyncio.sleep(0.3)
 

@@ -74,7 +74,8 @@ class Keeper:
         self._own_ends = True  # not because another node's did
         plan = files.read_json(f"{self.folder}/{files.PLAN}")
         if plan is not None:
-            self._take_up(plan)
+            with self._changed:
+                self._take_up(plan)
 
     # -- told by the controller ----------------------------------------------------------------------------------------------------
 

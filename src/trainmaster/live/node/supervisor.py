@@ -355,12 +355,16 @@ class Supervisor:
             if first:
                 self.due.append((now_s, "signal"))
             self.due.append((min(now_s + own["before_s"], last_term_s), "term"))
-        elif os.path.exists(f"{self.control}/registered"):
+        elif self._is_registered():
             self.due.append((last_term_s, "term"))
         else:
             self.due.append((now_s, "term"))
         self.due.sort()
         self._poke()
+
+    def _is_registered(self) -> bool:
+        """Some rank has registered a checkpoint."""
+        return os.path.exists(f"{self.control}/registered")
 
     def _had_its_signal(self, reason: str) -> bool:
         """At its limit the controller has sent it, so long before; and who has asked to be requeued has acted on it."""

@@ -45,6 +45,10 @@ class TiedSupervisor(Supervisor):
         while not os.path.exists(f"{self.folder}/{GO}"):
             self._step()
 
+    def _is_registered(self) -> bool:
+        """Of a gang on several nodes: rank 0 has, on its own."""
+        return super()._is_registered() or bool(self.stop is not None and self.stop.get("registered", False))
+
     def _poke(self) -> None:
         files.poke(f"{self.folder}/{WAKE}", "")
 

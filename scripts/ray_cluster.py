@@ -1,6 +1,6 @@
 """A small cluster of Ray on this machine, with as many nodes and GPUs as one likes: to try things, and for the tests.
 
-    python -m trainmaster.live.backends.ray_cluster [--nodes 2] [--gpus 4] [--port 6380]
+    python scripts/ray_cluster.py [--nodes 2] [--gpus 4] [--port 6380]
 
 Runs in the foreground; Ctrl-C ends it and nothing else (`ray stop` would end every Ray process of the machine). GPUs are declared, so
 that none is needed. The head has neither CPUs nor GPUs to give.
@@ -43,7 +43,8 @@ class RayCluster:
         self.dashboard_port = _free_port() if dashboard else 0
 
     def start_head(self) -> None:
-        web = ["--include-dashboard=true", f"--dashboard-port={self.dashboard_port}"] if self.dashboard_port else ["--include-dashboard=false"]
+        port = self.dashboard_port
+        web = ["--include-dashboard=true", f"--dashboard-port={port}"] if port else ["--include-dashboard=false"]
         self._start("head", [
             "--head", f"--port={self._port}", f"--temp-dir={self.folder}", f"--ray-client-server-port={_free_port()}", *web,
             "--num-cpus=0", "--num-gpus=0",
