@@ -350,8 +350,9 @@ class RayBackend:
     def _take_nodes(self, nodes: list[dict[str, Any]]) -> None:
         """A node that Ray names no more stays, as one that is down, for as long as this controller lives."""
         before = self._nodes
-        self._nodes = {name: replace(node, up=False, reason="Ray names it no more") for name, node in before.items()}
-        self._nodes |= {about["name"]: _node(about, up=about["up"], reason=about["reason"]) for about in nodes}
+        named = {name: replace(node, up=False, reason="Ray names it no more") for name, node in before.items()}
+        named |= {about["name"]: _node(about, up=about["up"], reason=about["reason"]) for about in nodes}
+        self._nodes = {name: named[name] for name in sorted(named)}
         if before.keys() != self._nodes.keys() or not os.path.exists(f"{self.state}/ray-nodes.json"):
             held = {name for live in self._live.values() for name in live.gpus}
             kept = files.read_json(f"{self.state}/ray-nodes.json") or {}

@@ -262,7 +262,7 @@ class Bridge:
                 "others_gpus": min(others[id], self.others.get(id, 0.0)),  # of two looks the less: what we give and take shows late
             }  # fmt: skip
         self.others = others
-        return list(found.values())
+        return [found[name] for name in sorted(found)]
 
     def node_id(self, name: str) -> str | None:
         return next((id for id, node in self.nodes.items() if node["Alive"] and self.names.get(id) == name), None)
