@@ -63,7 +63,7 @@ smoke-ray: $(RAY)
 		-k "own_exit_code or gang_starts_on_all or published_step or finds_running or daemon_of_its_own or ignores_sigterm"
 
 bench-ray: $(RAY)
-	PYTHONPATH=src .venv-ray/bin/python bench/ray.py
+	PYTHONPATH=src .venv-ray/bin/python bench/live_ray.py
 
 bench: setup
 	$(BIN)/python bench/run.py

@@ -353,7 +353,8 @@ def test_the_environment_is_the_submitters_and_slurms_look_alikes(cluster: Harne
     env = dict(pair.split("=", 1) for pair in cluster.log(attempt, "1").split("\0") if pair)
     assert "TRAINMASTER_STATE" not in env
     assert {name: env[name] for name in env if name.startswith("SLURM")} == {
-        "SLURM_JOB_ID": "901", "SLURM_JOBID": "901", "SLURM_JOB_NAME": "a job", "SLURM_JOB_USER": cluster.user, "SLURM_JOB_PARTITION": "research",
+        "SLURM_JOB_ID": "901", "SLURM_JOBID": "901", "SLURM_JOB_NAME": "a job", "SLURM_JOB_USER": cluster.user,
+        "SLURM_JOB_PARTITION": "research",
         "SLURM_JOB_NUM_NODES": "2", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "n1,n2", "SLURM_NODELIST": "n1,n2", "SLURMD_NODENAME": "n2",
         "SLURM_NODEID": "1", "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4",
         "SLURM_NTASKS_PER_NODE": "2",
