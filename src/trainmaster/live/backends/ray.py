@@ -63,7 +63,7 @@ class _Live:
 
 class RayBackend:
     name = "ray"
-    capabilities = Capabilities(pin_nodes=True, share=True)
+    capabilities = Capabilities(pin_nodes=True, share=True, drivers=True)
 
     def __init__(
         self, state_dir: Path | str, address: str, *, shared: Path | str | None = None, node_folder: Path | str | None = None,

@@ -28,7 +28,7 @@ import traceback
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2s
 from pathlib import Path
 from typing import Any, TypeVar
@@ -242,9 +242,8 @@ class Bridge:
         names = self.names
         held: dict[str, float] = defaultdict(float)
         for gang in self.gangs.values():
-            if gang.placed:
-                for part, share in zip(gang.parts, gang.attempt.shares, strict=True):
-                    held[part.node_id] += share.gpus
+            for id, gpus in gang.held:
+                held[id] += gpus
         found: dict[str, dict[str, Any]] = {}
         others: dict[str, float] = {}
         for id, node in sorted(self.nodes.items(), key=lambda item: bool(item[1]["Alive"])):  # the living last: they win
@@ -297,7 +296,7 @@ class Gang:
         self.attempt = attempt_of(order)
         self.group: Any = None  # PlacementGroup
         self.parts: list[Part] = []
-        self.placed = False
+        self.held: list[tuple[str, float]] = []  # node ids and GPUs that are out of Ray's books for it
         self.end: dict[str, Any] | None = None
         self.stop: dict[str, Any] | None = None
         self.stopped = asyncio.Event()
@@ -337,12 +336,11 @@ class Gang:
         begun = files.read_json(f"{self.folder}/begun.json")
         if begun is None:
             await self._stand_up()
-            files.write_json(f"{self.folder}/begun.json", {
-                "parts": [{"node": part.node, "node_id": part.node_id, "plan": part.plan} for part in self.parts],
-            })  # fmt: skip
+            parts = [{"node": part.node, "node_id": part.node_id, "plan": part.plan} for part in self.parts]
+            files.write_json(f"{self.folder}/begun.json", {"parts": parts, "held": self.held})
         else:
             self.parts = [Part(index, one["node"], one["node_id"], one["plan"]) for index, one in enumerate(begun["parts"])]
-            self.placed = True
+            self.held = [(id, gpus) for id, gpus in begun["held"]]
         self.doing = "its supervisor has not started it"
         reports = asyncio.create_task(self._report_now_and_then())
         await asyncio.gather(*map(self._watch, self.parts))
@@ -370,8 +368,10 @@ class Gang:
             ids.append(id)
         self.doing = "Ray has not placed it"
         await self._place(bundles, ids)
+        self.held = [(id, share.gpus) for id, share in zip(ids, attempt.shares, strict=True)]
         self.parts = [Part(index, share.node, id) for index, (share, id) in enumerate(zip(attempt.shares, ids, strict=True))]
-        self.placed = True
+        if attempt.spec.ray_driver:  # the driver on the first node; all that the group holds is for its tasks
+            self.parts, bundles = self.parts[:1], [{}]
         self.doing = "Ray has not started its actors"
         facts = await asyncio.gather(*(self._stand(part, bundle) for part, bundle in zip(self.parts, bundles, strict=True)))
         try:
@@ -423,16 +423,16 @@ class Gang:
             name=f"{self.name}.{part.index}", namespace=bridge.namespace, lifetime="detached", get_if_exists=True, max_concurrency=16,
             max_restarts=MOST_RESTARTS, num_gpus=bundle.get("GPU", 0), num_cpus=bundle.get("CPU", 0), scheduling_strategy=strategy,
         ).remote(
-            bridge.code, bridge.version, bridge.base, bridge.namespace, part.node, self.key, part.index, len(self.attempt.shares)
+            bridge.code, bridge.version, bridge.base, bridge.namespace, part.node, self.key, part.index, len(self.parts)
         )  # fmt: skip
 
     def _make_plans(self, facts: list[dict[str, Any]]) -> None:
-        attempt = self.attempt
-        if attempt.spec.checkpoint_dir is None:
-            folder = files.checkpoint_folder(self.bridge.shared, attempt.job)
-            spec = attempt.spec.model_copy(update={"checkpoint_dir": folder})
-            attempt = Attempt(**{name: getattr(attempt, name) for name in attempt.__dataclass_fields__} | {"spec": spec})
-        gpus = [there["gpus"] for there in facts]
+        spec, gpus = self.attempt.spec, [there["gpus"] for there in facts]
+        if spec.checkpoint_dir is None:
+            spec = spec.model_copy(update={"checkpoint_dir": files.checkpoint_folder(self.bridge.shared, self.attempt.job)})
+        if spec.ray_driver:
+            spec, gpus = spec.model_copy(update={"ranks": "node"}), [[] for _ in self.attempt.shares]
+        attempt = replace(self.attempt, spec=spec)
         port = facts[0]["port"] if attempt.spec.ranks == "gpu" else 0
         whose = blake2s(self.bridge.namespace.encode(), digest_size=4).hexdigest()
         for part, there in zip(self.parts, facts, strict=True):
@@ -446,6 +446,12 @@ class Gang:
             for rank in plan["ranks"]:
                 if "MASTER_ADDR" in rank["env"]:
                     rank["env"]["MASTER_ADDR"] = facts[0]["address"]
+            if attempt.spec.ray_driver:
+                config = {"ray_namespace": self.bridge.namespace, "metadata": {"trainmaster_job": str(attempt.job)}}
+                plan["env"] |= {
+                    "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(config),
+                    "TRAINMASTER_PLACEMENT_GROUP": self.group_name,
+                }  # fmt: skip
             part.plan = {**plan, "hold": len(self.parts) > 1}
 
     # -- while it runs -----------------------------------------------------------------------------------------------------------------
@@ -602,7 +608,7 @@ class Gang:
                 ray.util.remove_placement_group(self.group or ray.util.get_placement_group(self.group_name))
 
         await patiently(remove)
-        self.placed = False
+        self.held = []
 
     # -- what is seen of it ------------------------------------------------------------------------------------------------------------
 

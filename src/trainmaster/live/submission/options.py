@@ -235,6 +235,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(("--export",), put("export", environment.export), "WHAT", "of the environment: ALL (default), NONE, or NAMES; ALL,A=1", RUN),
     Option(("--setup",), put("setup", text), "SHELL", "runs first, on every node", RUN),
     Option(("--snapshot",), mark("snapshot"), None, "run in a copy of the files that git knows, as they are now", RUN),
+    Option(("--ray-driver",), mark("ray_driver"), None, "a program of Ray: it places its own tasks (`up --backend ray`)", RUN),
     Option(("--ranks",), put("ranks", _one_of("node", "gpu")), "node|gpu", "one process a node (default), or one a GPU (torchrun)", RUN),
 
     Option(("-G", "--gpus"), put("gpus", gpus.gpus), "[TYPE:]N", "GPUs in all (default 1): 4, 0.5, a100:2, 2..8; 0: CPUs", SIZE),
