@@ -22,7 +22,7 @@ import json, os, time
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-ray.init(log_to_driver=False)
+ray.init(namespace=os.environ["TRAINMASTER_RAY_NAMESPACE"], log_to_driver=False)
 group = ray.util.get_placement_group(os.environ["TRAINMASTER_PLACEMENT_GROUP"])
 ours = PlacementGroupSchedulingStrategy(group)
 
@@ -32,7 +32,9 @@ class Task:
         return os.environ["CUDA_VISIBLE_DEVICES"], ray.get_runtime_context().get_node_id(), os.getpid()
 
 tasks = [Task.remote() for _ in range(3)]
-print(json.dumps(ray.get([task.where.remote() for task in tasks])), flush=True)
+with open("tasks.part", "w") as file:
+    json.dump(ray.get([task.where.remote() for task in tasks]), file)
+os.rename("tasks.part", "tasks")
 while not os.path.exists("go"):
     time.sleep(0.05)
 raise SystemExit(4)
@@ -59,7 +61,7 @@ def start(site: Harness) -> Any:
 
 def test_its_tasks_run_on_the_gpus_of_the_job_and_nobody_else_is_counted(site: Harness) -> None:
     attempt = start(site)
-    tasks = json.loads(site.wait(lambda: site.log(attempt) or None))
+    tasks = json.loads(site.file("tasks"))
     nodes = sorted(node for _, node, _ in tasks)
     assert len(set(nodes)) == 2 and len({(node, gpu) for gpu, node, _ in tasks}) == 3
     assert all(node.others_gpus == 0 for node in site.backend.inventory())
@@ -73,7 +75,7 @@ def test_its_tasks_run_on_the_gpus_of_the_job_and_nobody_else_is_counted(site: H
 
 def test_it_is_stopped_with_its_tasks(site: Harness) -> None:
     attempt = start(site)
-    tasks = json.loads(site.wait(lambda: site.log(attempt) or None))
+    tasks = json.loads(site.file("tasks"))
     site.backend.stop(attempt.job, 1, grace_s=1, reason="cancel")
     assert site.until(attempt).asked_to_stop
     site.wait(lambda: None if any(alive(pid) for _, _, pid in tasks) else True)

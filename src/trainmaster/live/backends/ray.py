@@ -44,6 +44,7 @@ MUTE_S = 30.0  # a bridge that says nothing for so long is replaced
 AGAIN_S = 1.0  # before the next bridge is started
 AWAY_S = 6.0  # so long what was seen last holds without Ray
 CLOSE_S = 5.0
+LOG_BYTES = 1 << 20  # of what earlier bridges have said, when another is started
 
 log = logging.getLogger(__name__)
 Key = tuple[int, int]
@@ -71,7 +72,8 @@ class RayBackend:
     ) -> None:  # fmt: skip
         """`shared`: a folder that all nodes see, for checkpoints (else the state folder, if they see that). `node_folder`: where each
         node keeps what its attempts need while they run (else below /var/tmp)."""
-        if "://" in address:
+        host, _, port = address.rpartition(":")
+        if "://" in address or not host or not port.isdecimal():
             raise InputError(f"--address {address}: give HOST:PORT of Ray's head; `up` itself runs on a machine of the cluster")
         if find_spec("ray") is None:
             raise InputError("--backend ray: Ray is not installed beside Trainmaster: pip install 'trainmaster[ray]'")
@@ -89,7 +91,7 @@ class RayBackend:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._heard_s = -math.inf  # monotonic: when Ray last answered
-        self._trouble = "it has not been reached yet"
+        self._trouble = f"Ray has not answered within {CONNECT_S:g} s"
         self._first = threading.Event()  # the bridge has said something that matters
 
     # -- life ----------------------------------------------------------------------------------------------------------------------
@@ -305,6 +307,8 @@ class RayBackend:
         """One bridge, from its start until it goes."""
         argv = [sys.executable, "-c", MAIN, str(ROOT), self.address, self.state, self._base, self.shared]
         with open(f"{self.state}/ray-bridge.log", "ab", opener=_private) as errors:
+            if errors.tell() > LOG_BYTES:
+                errors.truncate(0)
             bridge = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd="/")
         assert bridge.stdout is not None and bridge.stdin is not None
         os.set_blocking(bridge.stdin.fileno(), False)

@@ -8,12 +8,14 @@ watches its raylet, asks Ray whether the node still belongs to the cluster, and 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import stat
 import sys
 import threading
 import time
+import zlib
 from typing import Any
 
 LOOK_S = 3.0  # between two questions whether this node still belongs to the cluster
@@ -25,7 +27,7 @@ VERBS = frozenset({"facts", "begin", "go", "stop", "signal", "watch", "clear", "
 class Holder:
     """What it is asked to do is the keeper's to do (`live.node.keeper`)."""
 
-    def __init__(self, code: dict[str, bytes], version: str, base: str | None, namespace: str, node: str, key: tuple[int, int],
+    def __init__(self, code: bytes, version: str, base: str | None, namespace: str, node: str, key: tuple[int, int],
                  part: int, parts: int) -> None:  # fmt: skip
         """`key`: job and attempt. `part` of `parts`: which node of the gang this is."""
         import ray
@@ -85,7 +87,7 @@ def _go_with_the_node() -> None:
     os._exit(1)
 
 
-def _unpack(base: str, version: str, code: dict[str, bytes]) -> str:
+def _unpack(base: str, version: str, code: bytes) -> str:
     """The folder with the code. In a place where others can write, nothing that is not ours is used."""
     with contextlib.suppress(FileExistsError):
         os.makedirs(base, mode=0o700)
@@ -95,9 +97,9 @@ def _unpack(base: str, version: str, code: dict[str, bytes]) -> str:
     root = f"{base}/code/{version}"
     if not os.path.exists(root):
         draft = f"{base}/code/.{version}.{os.getpid()}"
-        for name, text in code.items():
+        for name, text in json.loads(zlib.decompress(code)).items():
             os.makedirs(os.path.dirname(f"{draft}/{name}"), mode=0o700, exist_ok=True)
-            with open(f"{draft}/{name}", "wb") as file:
+            with open(f"{draft}/{name}", "w", encoding="utf-8") as file:
                 file.write(text)
         with contextlib.suppress(OSError):  # another was first
             os.rename(draft, root)

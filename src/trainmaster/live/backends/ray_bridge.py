@@ -21,10 +21,12 @@ import json
 import math
 import os
 import re
+import socket
 import sys
 import threading
 import time
 import traceback
+import zlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +66,7 @@ QUIET_S = 0.3  # output and words of jobs come at most so often
 LOOKS_A_S = 400.0  # and, of all jobs together, at most so often a second
 MOST_RESTARTS = 3  # of an actor whose process was killed: it takes up what is on its node
 SAY_S = 5.0
+INLINE_BYTES = 90 << 10  # Ray's limit is 100 KiB
 LOG_NAME = re.compile(r"[0-9]{1,7}(\.err)?")
 CODE = ("__init__.py", "live/__init__.py", "live/backends/__init__.py", "live/node/__init__.py")
 
@@ -104,7 +107,9 @@ def main(address: str, state: str, base: str | None, shared: str) -> None:
     threading.Thread(target=_start_to_listen, daemon=True).start()
     os.environ |= {"RAY_SCHEDULER_EVENTS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     namespace = namespace_of(state)
+    host, _, port = address.rpartition(":")
     try:
+        socket.create_connection((host, int(port)), CALL_S).close()  # Ray itself would try for a minute
         ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except Exception as error:  # whatever it is, it is the operator's to read
         says.write(json.dumps({"failed": _line(error)}) + "\n")
@@ -447,9 +452,8 @@ class Gang:
                 if "MASTER_ADDR" in rank["env"]:
                     rank["env"]["MASTER_ADDR"] = facts[0]["address"]
             if attempt.spec.ray_driver:
-                config = {"ray_namespace": self.bridge.namespace, "metadata": {"trainmaster_job": str(attempt.job)}}
                 plan["env"] |= {
-                    "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(config),
+                    "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "TRAINMASTER_RAY_NAMESPACE": self.bridge.namespace,
                     "TRAINMASTER_PLACEMENT_GROUP": self.group_name,
                 }  # fmt: skip
             part.plan = {**plan, "hold": len(self.parts) > 1}
@@ -722,16 +726,18 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
-def _code() -> tuple[dict[str, bytes], str]:
-    """What runs on the nodes, as text: the standard library and this are all that it imports."""
+def _code() -> tuple[bytes, str]:
+    """What runs on the nodes, and its version: the standard library and this are all that it imports.
+
+    So small that Ray keeps it with the actor: what is larger goes when this process does, and no actor could be started anew.
+    """
     root = Path(__file__).parents[2]
-    code = {f"trainmaster/{name}": b"" for name in CODE}
+    code = {f"trainmaster/{name}": "" for name in CODE}
     for path in [*sorted((root / "live/node").glob("*.py")), root / "live/backends/said.py"]:
-        code[f"trainmaster/{path.relative_to(root)}"] = path.read_bytes()
-    digest = blake2s(digest_size=8)
-    for name, text in sorted(code.items()):
-        digest.update(name.encode() + b"\0" + text)
-    return code, digest.hexdigest()
+        code[f"trainmaster/{path.relative_to(root)}"] = path.read_text(encoding="utf-8")
+    packed = zlib.compress(json.dumps(code, sort_keys=True).encode(), 9)
+    assert len(packed) < INLINE_BYTES
+    return packed, blake2s(packed, digest_size=8).hexdigest()
 
 
 def attempt_of(order: dict[str, Any]) -> Attempt:
