@@ -5,8 +5,10 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 BIN := .venv/bin
 READY := .venv/.ready
 TRAIN := .venv/.train
+RAY := .venv-ray/.ready
+WITH_RAY := PYTHONPATH=src .venv-ray/bin/python -m pytest -q
 
-.PHONY: help setup demo test test-all test-slurm bench lint lock
+.PHONY: help setup demo test test-all test-slurm test-ray smoke-ray bench bench-ray lint lock
 
 help:
 	@echo "make setup      .venv from the lock file"
@@ -14,6 +16,8 @@ help:
 	@echo "make test       the tests (TRAINMASTER_DATA=FOLDER adds those on public traces)"
 	@echo "make test-all   and the slow ones"
 	@echo "make test-slurm the tests on a real Slurm (as root; installs its packages, leaves nothing running)"
+	@echo "make test-ray   those on a real Ray, which is installed and started for them; smoke-ray: a few of them"
+	@echo "make bench-ray  starts and preemption on a real Ray, beside Ray alone"
 	@echo "make bench      times and memory, printed and in bench/results.json"
 	@echo "make lint       ruff and mypy"
 	@echo "make lock       requirements.lock from pyproject.toml (needs uv)"
@@ -35,6 +39,14 @@ $(TRAIN): $(READY) requirements-train.txt
 		|| { echo "PyTorch could not be installed: the tests that train are skipped" >&2; }
 	@touch $@
 
+# Ray, on top of .venv, which stays as the lock says. Its packages do not go into the lock: they would bind what everybody else has.
+$(RAY): $(READY) $(TRAIN)
+	$(BIN)/python -m venv .venv-ray
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> "$$(.venv-ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/trainmaster-below.pth"
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check 'ray[default]>=2.60,<3'
+	@touch $@
+
 demo: setup
 	$(BIN)/trainmaster simulate --trace synthetic:philly --load 1.4 --policy fifo,easy-backfill,sjf,las,tiresias-las,srtf --report report.html
 
@@ -47,6 +59,15 @@ test-all: setup $(TRAIN)
 test-slurm: setup
 	@command -v slurmctld > /dev/null || test -x /usr/sbin/slurmctld || scripts/slurm_cluster.py install
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/live/slurm tests/live/backends/test_behaviour.py -k "slurm"
+test-ray: $(RAY)
+	$(WITH_RAY) -m ray
+
+smoke-ray: $(RAY)
+	$(WITH_RAY) -m ray tests/live/backends/test_behaviour.py \
+		-k "own_exit_code or gang_starts_on_all or published_step or finds_running or daemon_of_its_own or ignores_sigterm"
+
+bench-ray: $(RAY)
+	PYTHONPATH=src .venv-ray/bin/python bench/live_ray.py
 
 bench: setup
 	$(BIN)/python bench/run.py

@@ -20,6 +20,7 @@ declares CPU slots as accelerators."""
 EXAMPLES = """examples:
   trainmaster up
   trainmaster up --slots 8 --policy easy-backfill
+  trainmaster up --backend ray --address 10.0.0.1:6379 --shared /nfs/trainmaster
   trainmaster up --config cluster.yaml --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem"""
 
 
@@ -36,6 +37,7 @@ def arguments(parser: ArgumentParser) -> None:
     add("--insecure", action="store_true", default=None, help="beyond this machine without TLS: tokens travel in clear")
     add("--backend", choices=("local", "slurm", "ray"), help="what carries jobs out (default: local); docs/slurm.md")
     add("--address", metavar="A", help="of the system underneath")
+    add("--shared", metavar="DIR", type=Path, help="a folder that all nodes see: checkpoints, snapshots (default: the state folder)")
     add("--shadow", action="store_true", default=None, help="watch it and touch nothing")
     add("--slots", metavar="N", type=_whole, help="accelerators where there are no GPUs (default: CPU cores)")
     add("--cluster", metavar="SPEC", help="as `simulate --cluster`")

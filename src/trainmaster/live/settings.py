@@ -45,6 +45,7 @@ class Settings:
     open_queue: bool = False  # users see that others' jobs exist, and how large they are
     backend: Backend = "local"
     address: str | None = None  # of the system underneath
+    shared: Path | None = None  # a folder that all nodes see: checkpoints, snapshots; None = the state folder
     shadow: bool = False  # watch it, touch nothing
     slots: int | None = None  # local, without GPUs: so many accelerators
     log_limit_gib: float = 1.0  # of the log of a rank in one attempt, its middle is dropped beyond; 0 = no limit
@@ -70,7 +71,8 @@ def settings_of(flags: Mapping[str, Any]) -> Settings:
         raise InputError("--tls-cert and --tls-key go together: a certificate and its key, in PEM")
     if not 0 <= settings.port <= 65_535:
         raise InputError(f"--port {settings.port}: ports go from 0 (a free one) to 65535")
-    return replace(settings, state=settings.state.expanduser())
+    shared = None if settings.shared is None else settings.shared.expanduser()
+    return replace(settings, state=settings.state.expanduser(), shared=shared)
 
 
 def reread(settings: Settings) -> Settings:
@@ -274,6 +276,7 @@ _TOP: dict[str, Reader] = {
     **{name: _as(name, _Entry.text) for name in ("host", "address", "cluster", "store", "policy", "placement")},
     **{name: _as(name, _Entry.flag) for name in ("insecure", "open_queue", "shadow")},
     "state": _as("state", lambda entry: Path(entry.text())),
+    "shared": _as("shared", lambda entry: Path(entry.text())),
     "port": _as("port", _Entry.whole),
     "slots": _as("slots", _Entry.whole),
     "log_limit_gib": _as("log_limit_gib", _Entry.amount),

@@ -99,6 +99,8 @@ class JobSpec(Strict):
     array: Array | None = None
     after: tuple[Dependency, ...] = ()
 
+    ray_driver: bool = False  # a program of Ray, which places tasks of its own on the GPUs that it was given
+
     output: Text | None = Field(default=None, max_length=4_096)  # file pattern as of sbatch: %j, %x, %A, %a; None = the job's log alone
     error: Text | None = Field(default=None, max_length=4_096)
     append: bool = True  # output files of a later attempt are appended to

@@ -76,7 +76,7 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
         current[0] = fresh
         return lines
 
-    snapshots = Snapshots(settings.state.absolute() / "snapshots")
+    snapshots = Snapshots((settings.shared or settings.state).absolute() / "snapshots")
     stack.callback(snapshots.keep_swept(store.copies, clock, lambda: controller.rules.snapshot_retention_s))
     plane = Plane(controller, reload=reload if settings.config is not None else None, snapshots=snapshots)
     auth = Authenticator(store, clock)
@@ -101,21 +101,33 @@ def policy_of(settings: Settings, store: Store) -> tuple[str, Sequence[str]]:
 def backend_of(settings: Settings) -> Backend:
     if settings.backend == "slurm":
         return _slurm(settings)
+    if settings.backend == "ray":
+        return _ray(settings)
     if settings.backend != "local":
-        raise InputError(f"--backend {settings.backend}: this version runs jobs on this machine (local) or by Slurm (slurm)")
-    if settings.shadow or settings.address or settings.cluster:
-        raise InputError("--shadow, --address and --cluster are for other backends; the local one runs jobs on this machine")
+        raise InputError(f"--backend {settings.backend}: there are local, slurm and ray")
+    if settings.shadow or settings.address or settings.cluster or settings.shared:
+        raise InputError("--shadow, --address, --shared and --cluster are for other backends; the local one runs jobs on this machine")
     from trainmaster.live.backends.local import LocalBackend
 
     return LocalBackend(settings.state, slots=settings.slots, log_limit=round(settings.log_limit_gib * 2**30))
 
 
 def _slurm(settings: Settings) -> Backend:
-    if settings.shadow or settings.address or settings.slots is not None or settings.cluster:
-        raise InputError("--shadow, --address, --slots and --cluster are not for --backend slurm: SLURM_CONF says which cluster")
+    if settings.shadow or settings.address or settings.slots is not None or settings.cluster or settings.shared:
+        raise InputError("--shadow, --address, --slots, --shared and --cluster are not for --backend slurm: SLURM_CONF says which cluster")
     from trainmaster.live.backends.slurm import SlurmBackend
 
     return SlurmBackend(settings.state, log_limit=round(settings.log_limit_gib * 2**30))
+
+
+def _ray(settings: Settings) -> Backend:
+    if settings.shadow or settings.slots is not None or settings.cluster:
+        raise InputError("--shadow, --slots and --cluster are not for --backend ray: Ray says what its nodes have")
+    if settings.address is None:
+        raise InputError("--backend ray needs --address HOST:PORT, that of Ray's head")
+    from trainmaster.live.backends.ray import RayBackend
+
+    return RayBackend(settings.state, settings.address, shared=settings.shared)
 
 
 def advice(settings: Settings, controller: Controller) -> list[str]:

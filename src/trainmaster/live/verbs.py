@@ -47,6 +47,8 @@ def check(controller: Controller, spec: JobSpec) -> None:
     """What the job table cannot know: this site's queues, and the jobs it names."""
     if controller.queues and spec.queue is not None and spec.queue not in controller.queues:
         raise InputError(f'queue: no queue "{spec.queue}" (it has {", ".join(controller.queues)})')
+    if spec.ray_driver and not controller.backend.capabilities.drivers:
+        raise InputError("ray_driver: this cluster is not one of Ray: a Ray program is submitted to `trainmaster up --backend ray`")
     most_s = controller.rules.queue(spec.queue).limit_s
     if most_s is not None and spec.limit_s is not None and spec.limit_s > most_s:
         raise InputError(f"limit_s: {spec.limit_s:g} s is more than queue {spec.queue} allows ({most_s:g} s)")

@@ -456,9 +456,10 @@ def key_function(python: Callable[..., None]) -> Compilable:
     """Declare a list policy's order as code that can be compiled: one for both loops.
 
     key(jobs, rows, n, now_s, params, shared, per_job, out): write three floats a job into out[i], smaller first, for job
-    jobs[rows[i]], i < n. Running jobs come first (of a `stateful` policy in the order of the last walk), then those no walk has
-    kept waiting; a waiting job's key must be finite and stay the same while it waits. Fields of a job: see `engine/state.py`; `attained_gpu_s` and
-    `remaining_s` are as of now. `params` is `key_params()`; `shared` and `per_job[seq]` are the policy's memory.
+    jobs[rows[i]], i < n. Running jobs come first (of a `stateful` policy in the order of the last walk), then those no walk
+    has kept waiting; a waiting job's key must be finite and stay the same while it waits. Fields of a job: see
+    `engine/state.py`; `attained_gpu_s` and `remaining_s` are as of now. `params` is `key_params()`; `shared` and
+    `per_job[seq]` are the policy's memory.
     """
     return Compilable(python)
 

@@ -13,8 +13,6 @@ from typing import Any
 
 from trainmaster.errors import BackendError
 from trainmaster.live.backends.base import Attempt, NodeShare, Observation, Seen
-from trainmaster.live.backends.local import LocalBackend
-from trainmaster.live.backends.slurm import SlurmBackend
 from trainmaster.live.spec import JobSpec
 
 OVER = (Seen.ENDED, Seen.LOST, Seen.REFUSED)
@@ -24,10 +22,12 @@ PATIENCE_S = 30.0  # a wait that takes so long has failed
 class Harness:
     """`make` opens a backend on the same state each time: twice is a controller that crashed and came back."""
 
-    def __init__(self, make: Callable[[], LocalBackend | SlurmBackend], folder: Path, user: str = "ada") -> None:
+    def __init__(self, make: Callable[[], Any], folder: Path, user: str = "ada", many: int = 120) -> None:
+        """`many`: so many short jobs are a matter of seconds here."""
         self.make = make
         self.folder = folder
         self.user = user
+        self.many = many
         self.changed = threading.Event()
         self.backend: Any = make()
         self.backend.open(self.changed.set)

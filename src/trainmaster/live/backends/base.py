@@ -102,6 +102,7 @@ class Capabilities:
     pin_gpus: bool = False
     pin_nodes: bool = False
     share: bool = False
+    drivers: bool = False  # runs programs that place tasks of their own in the system underneath
 
 
 class Backend(Protocol):

@@ -314,8 +314,10 @@ class Supervisor:
             if descriptor == self.signals:
                 if signal.SIGTERM in os.read(self.signals, 4096):  # the machine is going down
                     self._ask({"reason": "node", "grace_s": self.plan["grace_s"]})
-            else:
+            elif descriptor == self.commands:
                 self._obey(os.read(self.commands, 1 << 16))
+            else:
+                self._hear_of(descriptor)
         self._reap()
         while self.due and self.due[0][0] <= time.monotonic():
             self._do(self.due.pop(0)[1])
@@ -338,6 +340,9 @@ class Supervisor:
             self.bounds = []
             with contextlib.suppress(OSError), open(f"{self.folder}/system.log", "a", encoding="utf-8") as log:
                 log.write(f"the middle of a log cannot be dropped on this file system ({error}): its limit does not hold\n")
+
+    def _hear_of(self, descriptor: int) -> None:
+        """Of what else is polled: nothing here."""
 
     def _obey(self, lines: bytes) -> None:
         for line in lines.splitlines():

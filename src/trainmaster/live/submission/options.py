@@ -237,6 +237,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(("--export",), put("export", environment.export), "WHAT", "of the environment: ALL (default), NONE, or NAMES; ALL,A=1", RUN),
     Option(("--setup",), put("setup", text), "SHELL", "runs first, on every node", RUN),
     Option(("--snapshot",), mark("snapshot"), None, "run in a copy of the files that git knows, as they are now", RUN),
+    Option(("--ray-driver",), mark("ray_driver"), None, "a program of Ray: it places its own tasks (`up --backend ray`)", RUN),
     Option(("--ranks",), put("ranks", _one_of("node", "gpu", "batch")), "node|gpu|batch",
            "one process a node, one a GPU (torchrun), or one, whose srun starts the others (default of scripts)", RUN),
 
