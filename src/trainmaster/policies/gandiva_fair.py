@@ -7,10 +7,10 @@ Chaudhary et al., "Balancing Efficiency and Fairness in Heterogeneous GPU Cluste
     runs       each quantum, by stride on every node and a central one; jobs move so that nodes are equally full     stride.py
     learns     how much faster each user's jobs are on which type, from those that have run on both                  profiled.py
 
-Who is to be profiled goes first where its kind of job has not been seen. Types are filled from the fastest down; then jobs without a
-turn take GPUs that are left, wherever they are, the more so those who are entitled to some: nothing idles beside a job that fits.
-A job that names no user is a user of its own.
-A job that was refused its node (by CPUs, memory, or a machine that broke) looks for another home.
+A kind of job that has not been seen on a type goes first there, or is tried out there where GPUs idle. Types are filled from the
+fastest down; then jobs without a turn take GPUs that are left, wherever they are, first those who are entitled to some: nothing idles
+beside a job that fits. A job that names no user is a user of its own. One that was refused its node (by CPUs, memory, or a machine that
+broke) looks for another home.
 
 A digest of the paper has a pass advance by 1 / tickets, fair in quanta and not in GPU time: `by_gpus=false`. Its quantum is a minute
 (from memory); here a start costs half of that, so it is longer. Not here: packing jobs onto GPUs that would idle.
@@ -25,12 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.policies.base import Decision, Floats, Line, Memory, Policy, View, check, policy
-from trainmaster.policies.profiled import fastest_first, gains, known_rates, learn
+from trainmaster.policies.profiled import fastest_first, gains, kinds, known_rates, learn
 from trainmaster.policies.stride import NOWHERE, Bools, Local, Parts, balance, central, emptiest, spread
 from trainmaster.policies.trading import NOTHING, by_job, fair_shares, trade
 from trainmaster.policies.turns import NO_TURN, give
 
 Ints = NDArray[np.int64]
+
+STAYS = 3.0  # quanta by which another's pass must be smaller to take a type from who has tickets on several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,18 +79,21 @@ class GandivaFair(Policy[Params]):
         if new_quantum:
             memory["ends_s"] = view.now_s + self.params.quantum_s
         memory["home"][seq] = site.homes(memory["home"][seq], memory["pass"][seq], memory["refused"][seq], balanced=new_quantum)
-        places = site.stays(view) if not new_quantum else {}
-        turns = Turns(site, memory["home"][seq], memory["pass"][seq], places)
+        places = {} if new_quantum else {i: held(view, i) for i in np.flatnonzero(jobs.running).tolist()}
+        turns = Turns(site, memory["home"][seq], self._order(view, memory), places)
         for j in fastest:
             turns.by_stride(j, new_quantum)
         turns.what_is_left(fastest, view)
+        if new_quantum:
+            turns.try_out(rates, kinds(view), view)
         memory["home"][seq] = turns.home
         memory["asked"][seq] = NOWHERE
         for i, parts in turns.places.items():
             memory["asked"][seq[i]] = next(iter(parts))
         entitled = memory["tickets"][seq] > NOTHING
         type_ = np.array([site.type[next(iter(turns.places[i]))] if i in turns.places else NO_TURN for i in range(len(jobs))])
-        settled = (type_ != NO_TURN) & (entitled.sum(axis=1) == 1) & entitled[np.arange(len(jobs)), type_]
+        there = np.arange(len(jobs)), type_
+        settled = jobs.running & (type_ != NO_TURN) & (entitled.sum(axis=1) == 1) & entitled[there] & (rates[there] > 0)
         return Decision(lines=lines(view, turns.places), lease_s=None if settled.all() else memory["ends_s"] - view.now_s)
 
     def _advance(self, view: View, memory: Memory) -> None:
@@ -103,6 +108,14 @@ class GandivaFair(Policy[Params]):
         new = np.isnan(passes[seq, 0])
         here = passes[seq[~new]]
         passes[seq[new]] = here.min(axis=0) if len(here) else 0.0
+
+    def _order(self, view: View, memory: Memory) -> Floats:
+        """Passes; who changes between types does so more slowly, as every change is a start."""
+        seq, held_type = view.jobs.seq, view.held_type
+        passes = memory["pass"][seq].copy()
+        changes = np.flatnonzero((held_type != NO_TURN) & ((memory["tickets"][seq] > NOTHING).sum(axis=1) > 1))
+        passes[changes, held_type[changes]] -= STAYS
+        return passes
 
     def _entitled(self, view: View, rates: Floats) -> tuple[Sequence[int], Floats]:
         """Types from the fastest down, and (jobs, types) tickets: GPUs that each job is entitled to."""
@@ -123,7 +136,9 @@ class GandivaFair(Policy[Params]):
         if self.params.trades:
             holds = trade(holds, gain, demand, fastest)
         tickets, first = np.zeros(runs.shape), to_be_seen_first(rates, runs)
-        for u in range(len(names)):
+        several = np.bincount(user) > 1
+        tickets[~several[user]] = holds[user[~several[user]]]
+        for u in np.flatnonzero(several).tolist():
             mine = np.flatnonzero(user == u)
             tickets[mine] = by_job(holds[u], runs[mine], jobs.gpus[mine], fastest, first[mine])
         return fastest, tickets
@@ -204,11 +219,6 @@ class Site:
         jobs = jobs[home[jobs, j] != NOWHERE]
         return Local(jobs, home[jobs, j], self.gang[jobs], self.tickets[jobs, j], passes[jobs, j])
 
-    def stays(self, view: View) -> dict[int, Parts]:
-        """Where those that run are."""
-        rows = view.jobs.row
-        return {i: dict(zip(*view.holdings(int(rows[i])), strict=True)) for i in np.flatnonzero(view.held_type != NO_TURN).tolist()}
-
 
 # ------------------------------------------------------------------------------------------------- turns
 
@@ -252,23 +262,40 @@ class Turns:
         waits[list(self.places)] = False
         jobs = np.flatnonzero(waits & (site.gang <= self.free.sum()))
         entitled = (site.tickets[jobs] > NOTHING).any(axis=1)
-        held = self.site.stays(view)
         for i in jobs[np.lexsort((jobs, self.passes[jobs].min(axis=1, initial=0.0), ~entitled))].tolist():
             for j in fastest:
                 room = np.where(site.open_to[i] & (site.type == j), self.free, 0.0)
-                if view.rates[i, j] > 0 and (parts := self._fit(i, room, held.get(i, {}))):
+                if view.rates[i, j] > 0 and (parts := self._fit(i, room, view)):
                     self._take(i, j, parts)
                     break
 
-    def _fit(self, i: int, room: Floats, held: Parts) -> Parts:
+    def try_out(self, rates: Floats, kinds: Sequence[str], view: View) -> None:
+        """One job of each kind goes for this quantum to a type that its kind was not seen on, if GPUs idle there."""
+        tried = set[tuple[str, int]]()
+        for i in list(self.places):
+            for j in np.flatnonzero((rates[i] == 0) & (view.rates[i] > 0)).tolist():
+                here = self.places[i]
+                idle = np.where(self.site.open_to[i] & (self.site.type == j), self.free, 0.0)
+                if (kinds[i], j) in tried or self.site.type[next(iter(here))] == j or not (parts := self._fit(i, idle, view)):
+                    continue
+                tried.add((kinds[i], j))
+                for node, gpus in here.items():
+                    self.free[node] += gpus
+                self._take(i, j, parts)
+                break
+
+    def _fit(self, i: int, room: Floats, view: View) -> Parts:
         """Where it is, on one node, the tightest, or on several."""
         gang = float(self.site.gang[i])
-        if held and all(room[node] >= gpus for node, gpus in held.items()):
-            return held
+        if room.sum() < gang:
+            return {}
+        mine = held(view, i) if view.jobs.running[i] else {}
+        if mine and all(room[node] >= gpus for node, gpus in mine.items()):
+            return mine
         one = np.flatnonzero(room >= gang)
         if len(one):
             return {int(one[np.argmin(room[one])]): gang}
-        return spread(gang, room, int(self.site.most_nodes[i])) if room.sum() >= gang else {}
+        return spread(gang, room, int(self.site.most_nodes[i]))
 
     def _take(self, i: int, j: int, parts: Parts) -> None:
         self.places[i] = parts
@@ -276,6 +303,11 @@ class Turns:
             self.free[node] -= gpus
         if self.home[i, j] != NOWHERE and len(parts) == 1:  # idle GPUs there: it moves for good
             self.home[i, j] = next(iter(parts))
+
+
+def held(view: View, i: int) -> Parts:
+    """Where a running job is."""
+    return dict(zip(*view.holdings(int(view.jobs.row[i])), strict=True))
 
 
 def lines(view: View, places: dict[int, Parts]) -> tuple[Line, ...]:

@@ -113,7 +113,7 @@ class Gavel(Policy[P]):
         p = self.params
         if p.rounds:
             return Rounds(round_s=p.lease_s, solve_every_s=p.solve_every_s, shuffles=not self.knows_rates, fills=self.fills)
-        return Leases(lease_s=p.lease_s, stay_s=p.stay_s, fills=self.fills)
+        return Leases(lease_s=p.lease_s, stay_s=p.stay_s, fills=self.fills, by_speed=self.knows_rates)
 
     @abstractmethod
     def shares(self, view: View, memory: Memory) -> Shares:
@@ -174,6 +174,10 @@ class MaxMinAgnostic(MaxMin):
 
     def level_of(self, view: View) -> Floats:
         return fair_level(view, np.where(view.rates > 0, 1.0, 0.0))
+
+    def one_of_the_best(self, options: Options, best: Solution) -> Floats:
+        """The middle: at any other optimum somebody would have more of a type than others, and which one is better is not known."""
+        return middle(options, best.y, best.level * runnable(options) * (1 - MARGIN))
 
 
 @policy(name="gavel-max-min-packed", paper=PAPER, params=Params, presets=ARTIFACT)
