@@ -136,6 +136,15 @@ def test_deadlines_that_cannot_all_be_kept_are_kept_from_the_earliest_on():
     assert run.finish_s("first") == 1_000.0
 
 
+def test_slos_of_a_trace_are_deadlines():
+    """On a V100 `due` runs for 1,000 s; 1.4 times that after its submission it is due, so it cannot wait for the other."""
+    jobs = [steps("free", "fast", 40_000), steps("due", "fast", 4_000, submit_s=10, slo=1.4)]
+
+    run = on_types(jobs, "1x1:v100", Slo())
+
+    assert run.finish_s("due") <= 10 + 1_400.0
+
+
 def test_finish_time_fairness_lets_the_older_job_catch_up():
     run = on_types([steps("old", "even", 3_600), steps("young", "even", 3_600, submit_s=1_800)], "1x1:v100", FinishTimeFairness())
 

@@ -86,6 +86,7 @@ class CostParams(ThroughputParams):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloParams(CostParams):
+    stay_s: float = 0.0  # a deadline does not wait for others' turns
     estimate: str = "oracle"
 
 
@@ -106,6 +107,7 @@ class Gavel(Policy[P]):
 
     knows_rates = True
     fills = True  # jobs without a share may hold what is left
+    every_turn = False  # shares change with time, not only with jobs
 
     def validate(self, restart_cost_s: float) -> None:
         check(self.params.lease_s > 0, f"lease_s must be positive, not {self.params.lease_s:g}")
@@ -121,7 +123,7 @@ class Gavel(Policy[P]):
         p = self.params
         if p.rounds:
             return Rounds(round_s=p.lease_s, solve_every_s=p.solve_every_s, shuffles=not self.knows_rates, fills=self.fills)
-        return Leases(lease_s=p.lease_s, stay_s=p.stay_s, fills=self.fills, by_speed=self.knows_rates)
+        return Leases(lease_s=p.lease_s, stay_s=p.stay_s, fills=self.fills, every_turn=self.every_turn, by_speed=self.knows_rates)
 
     @abstractmethod
     def shares(self, view: View, memory: Memory) -> Shares:
@@ -357,7 +359,12 @@ class MinCost(Gavel[CostParams]):
 
 @policy(name="gavel-slo", paper=PAPER, needs=("oracle",), params=SloParams, presets=IN_STEPS)
 class Slo(Gavel[SloParams]):
-    """Deadlines are kept from the earliest on, as many as can be together; the artifact drops all if not all can."""
+    """Deadlines are kept from the earliest on, as many as can be together; the artifact drops all if not all can.
+
+    Turns are as long as a lease: where there is time, jobs are to end so long before they are due.
+    """
+
+    every_turn = True
 
     def shares(self, view: View, memory: Memory) -> Shares:
         speed, left_s, due_s = speeds(view), remaining_s(view), view.jobs.table.deadline_s[view.jobs.row] - view.now_s
@@ -367,8 +374,13 @@ class Slo(Gavel[SloParams]):
         unit = 1.0 if self.params.relative else view.jobs.state["alone_rate"][first]
         with np.errstate(divide="ignore", invalid="ignore"):
             need = np.where(due_s > 0, left_s / due_s, np.inf)[first]  # speed it needs from now on
-        possible = np.flatnonzero((need <= speed.max(axis=1)[first]) & (runnable(options) > 0))
+            early = np.where(due_s > self.params.lease_s, left_s / (due_s - self.params.lease_s), np.inf)[first]
+        fastest = speed.max(axis=1)[first]
+        possible = np.flatnonzero((need <= fastest) & (runnable(options) > 0))
         possible = possible[np.argsort(due_s[first][possible], kind="stable")]
+        early = np.minimum(early, fastest)
+        if not self.params.rounds and self._feasible(options, possible, early * unit):
+            need = early
         kept = len(possible) if self._feasible(options, possible, need * unit) else 0
         if not kept and not self.params.rounds:
             beyond = len(possible)

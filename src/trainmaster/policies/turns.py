@@ -85,6 +85,7 @@ class Leases:
     lease_s: float
     stay_s: float
     fills: bool = True  # whether jobs without a claim may hold what is left
+    every_turn: bool = False  # shares are solved anew at each turn, not only when jobs or GPUs change
     by_speed: bool = True  # each where it runs fastest; false: where most are left, as the policy knows no rates
 
     def start_memory(self, jobs: int, types: int) -> Memory:
@@ -98,11 +99,11 @@ class Leases:
         self._account(view, memory)
         gpus = np.array(list(view.capacity_gpus.values()))
         solved_for = np.concatenate([jobs.seq, gpus])
-        if not np.array_equal(solved_for, memory["solved_for"]):
+        new_turn = view.now_s >= memory["turn_ends_s"]
+        if (new_turn and self.every_turn) or not np.array_equal(solved_for, memory["solved_for"]):
             shares = solve(view, memory)
             memory["share"][jobs.seq], memory["solved_for"] = shares.alone, solved_for
             keep_pairs(memory, jobs.seq, shares.pairs)
-        new_turn = view.now_s >= memory["turn_ends_s"]
         if new_turn:
             memory["turn_ends_s"] = view.now_s + self.lease_s
         turn, partner = self._turns(view, memory, gpus, new_turn)
