@@ -81,6 +81,14 @@ def test_on_equal_gpus_it_is_shortest_first_without_preemption():
     assert run.held("mid") == [(110, 160)]
 
 
+def test_a_gang_is_not_sent_to_a_type_that_has_too_few_gpus_for_it():
+    rates = {"small": {"('m', 4)": {"null": 9.0}}, "large": {"('m', 4)": {"null": 1.0}}}
+    on = cluster("1x2:small+1x4:large")
+    jobs, model = GavelProfiles.of("rates", rates).bind(JobTable.of([job("a", 0, 4, 100, model="m", work_in_steps=True)]), on)
+
+    assert simulate(jobs, on, Allox(), model=model).held("a") == [(0, 100)]
+
+
 def test_users_that_hold_the_least_enter_first():
     """One in two enters: the one that holds nothing, though the other's next job is shorter."""
     jobs = [job("a1", 0, 1, 100, user="a"), job("b1", 0, 1, 40, user="c"), job("a2", 1, 1, 5, user="a"), job("b2", 2, 1, 30, user="b")]
