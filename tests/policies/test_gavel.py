@@ -15,6 +15,7 @@ from trainmaster.errors import ParamError
 from trainmaster.policies.central import MARGIN, middle, where_ecos_stops
 from trainmaster.policies.gavel import (
     ARTIFACT,
+    MOST_PARTNERS,
     Fifo,
     FinishTimeFairness,
     Gavel,
@@ -27,6 +28,7 @@ from trainmaster.policies.gavel import (
     MinCost,
     Slo,
     WaterFilling,
+    best_partners,
     fastest_above,
     fill,
     runnable,
@@ -134,16 +136,87 @@ def test_deadlines_that_cannot_all_be_kept_are_kept_from_the_earliest_on():
     assert run.finish_s("first") == 1_000.0
 
 
+def test_slos_of_a_trace_are_deadlines():
+    """On a V100 `due` runs for 1,000 s; 1.4 times that after its submission it is due, so it cannot wait for the other."""
+    jobs = [steps("free", "fast", 40_000), steps("due", "fast", 4_000, submit_s=10, slo=1.4)]
+
+    run = on_types(jobs, "1x1:v100", Slo())
+
+    assert run.finish_s("due") <= 10 + 1_400.0
+
+
 def test_finish_time_fairness_lets_the_older_job_catch_up():
     run = on_types([steps("old", "even", 3_600), steps("young", "even", 3_600, submit_s=1_800)], "1x1:v100", FinishTimeFairness())
 
     assert run.finish_s("old") < run.finish_s("young")
 
 
-def test_two_that_fit_beside_each_other_share_a_gpu():
-    run = on_types([steps("a", "fast", 3_200), steps("b", "fast", 3_200)], "1x1:v100", MaxMinPacked())
+PACKING = [Fifo, WaterFilling, FinishTimeFairness, Makespan, MaxThroughput, MinCost, Slo]
 
-    assert run.held("a") == run.held("b") == [(0, 1_000)]
+
+@pytest.mark.parametrize("policy", [MaxMinPacked(), *(kind(packed=True) for kind in PACKING)], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("preset", [False, True], ids=["leases", "rounds"])
+def test_two_that_fit_beside_each_other_share_a_gpu(policy, preset):
+    if preset:
+        policy = type(policy)(replace(policy.params, rounds=True))
+
+    run = on_types([steps("a", "fast", 3_200), steps("b", "fast", 3_200)], "1x1:v100", policy)
+
+    assert run.finish_s("a") == run.finish_s("b") == pytest.approx(1_000)
+
+
+@pytest.mark.parametrize("policy", PACKING)
+def test_nobody_shares_a_gpu_unless_asked_to(policy):
+    run = on_types([steps("a", "fast", 3_200), steps("b", "fast", 3_200)], "1x1:v100", policy())
+
+    assert max(run.finish_s("a"), run.finish_s("b")) == 1_600
+
+
+class EvenBeside:
+    """Whoever shares its GPUs runs at 0.8, whatever the gangs."""
+
+    by_neighbours = True
+
+    def rates_by_type(self, jobs, types):
+        return np.ones((len(jobs), len(types)))
+
+    def rate(self, row, allocation, done, neighbours):
+        return (0.8 if neighbours else 1.0), np.inf
+
+    def beside(self, row, other, accelerator):
+        return 0.8
+
+
+@pytest.mark.parametrize("policy", [kind(packed=True) for kind in (Fifo, Makespan, MaxThroughput)], ids=lambda policy: policy.name)
+def test_a_small_gang_shares_the_gpus_of_a_large_one(policy):
+    jobs = [job("two", 0, 2, 800, model="a"), job("one", 0, 1, 800, model="b")]
+
+    run = simulate(jobs, "1x2", policy, model=EvenBeside())
+
+    assert run.finish_s("two") == run.finish_s("one") == 1_000
+
+
+@given(st.lists(st.sampled_from([1, 1, 2, 4]), min_size=2, max_size=7), st.sampled_from([MaxMinPacked, *PACKING]))
+@settings(max_examples=30)
+def test_mixed_gangs_share_gpus_and_no_gpu_is_promised_twice(gangs, policy):
+    jobs = [job(f"j{i}", 20 * i, gang, 400 + 50 * i, model="abc"[i % 3]) for i, gang in enumerate(gangs)]
+
+    run = simulate(jobs, "2x4", policy() if policy is MaxMinPacked else policy(packed=True), model=EvenBeside())
+
+    assert all(np.isfinite(run.finish_s(j.id)) for j in jobs)
+    assert not any(instant.gpus_overcommitted() for instant in run.allocations)
+
+
+def test_each_kind_is_offered_its_best_partners_and_equal_ones_by_turns():
+    gain = np.full((40, 40), 1.5)
+    gain[3, 30] = gain[30, 3] = 1.9
+
+    chosen = best_partners(gain)
+    offered = (chosen | chosen.T).sum(axis=1)
+
+    assert chosen[3, 30]
+    assert offered.min() >= MOST_PARTNERS
+    assert offered.max() <= 2 * MOST_PARTNERS
 
 
 def test_two_that_hamper_each_other_take_turns():

@@ -20,12 +20,16 @@ def test_two_equal_bidders_share_and_keep_half():
 
     assert chosen == [2, 2]
     assert keeps == pytest.approx([0.5, 0.5])
+    assert [bundle * part for bundle, part in zip(chosen, keeps, strict=True)] == pytest.approx([1, 1])  # two of four are left
 
 
 def test_who_gains_less_from_more_costs_the_other_less():
-    chosen, keeps = auction([FOUR, FOUR], [LINEAR, np.array([0.0, 1.0, 1.8, 2.4, 2.8])], 4)
+    of_b = np.array([0.0, 1.0, 1.8, 2.4, 2.8])
+
+    chosen, keeps = auction([FOUR, FOUR], [LINEAR, of_b], 4)
 
     assert chosen == [2, 2]
+    assert LINEAR[2] * of_b[2] == pytest.approx(3.6)
     assert keeps == pytest.approx([1.8 / 2.8, 0.5])
 
 
@@ -37,7 +41,9 @@ def test_bids_by_rho_count_the_time_elapsed():
     assert b[1:] == pytest.approx([0.5, 1.0, 1.5, 2.0])
     chosen, keeps = auction([FOUR, FOUR], [a, b], 4)
     assert chosen == [2, 2]
+    assert a[2] * b[2] == pytest.approx(0.8)
     assert keeps == pytest.approx([0.5, 0.6])
+    assert [int(part * bundle + 1e-9) for bundle, part in zip(chosen, keeps, strict=True)] == [1, 1]
 
 
 def test_who_takes_nothing_from_others_keeps_all():
@@ -47,16 +53,34 @@ def test_who_takes_nothing_from_others_keeps_all():
     assert slow_when_spread[1:] == pytest.approx([0.4444, 0.8, 0.6316, 0.8], abs=1e-4)
     chosen, keeps = auction([FOUR, FOUR], [slow_when_spread, b], 4)
     assert chosen == [2, 2]
-    assert keeps == pytest.approx([0.5, 1.0])
+    assert keeps == pytest.approx([0.5, 1.0])  # one GPU of four is left
 
 
-def test_three_equal_bidders_keep_four_ninths():
-    six = np.arange(7)
+@pytest.mark.parametrize("bidders", [2, 3, 4, 10])
+def test_equal_bidders_keep_less_the_more_they_are_down_to_one_in_e(bidders):
+    """Three of two GPUs each keep 4/9, which is .889 of one, and rounds to none. Without one, the others would have one GPU more each."""
+    each = bidders - 1
+    gpus = np.arange(bidders * each + 1)
 
-    chosen, keeps = auction([six] * 3, [six.astype(float)] * 3, 6)
+    chosen, keeps = auction([gpus] * bidders, [gpus.astype(float)] * bidders, bidders * each)
 
-    assert chosen == [2, 2, 2]
-    assert keeps == pytest.approx([4 / 9] * 3)
+    assert chosen == [each] * bidders
+    assert keeps == pytest.approx([((bidders - 1) / bidders) ** (bidders - 1)] * bidders)
+
+
+def test_two_of_ten_apps_see_an_offer_at_the_default_f():
+    """A fifth of ten is two, though 10 x (1 - 0.8) is a little less in floating point: the others share what these leave."""
+    jobs = [job(f"j{i}", 0, 1, 3_000) for i in range(10)]
+    seen = []
+
+    class Watched(Themis):
+        def _auction(self, view, apps, bidders, j, turn, left):
+            seen.append(len(bidders))
+            super()._auction(view, apps, bidders, j, turn, left)
+
+    simulate(jobs, "1x2", Watched())
+
+    assert seen[0] == 2
 
 
 def test_with_more_bidders_than_gpus_as_many_as_can_be_win():

@@ -16,7 +16,7 @@ from trainmaster.report.figures import CURVE_POINTS, Drawing, distribution, figu
 from trainmaster.report.html import page
 from trainmaster.report.palette import looks
 
-EVERY_FIGURE = ["jct", "queueing", "gpus", "queue-length", "gpus-wanted", "by-size", "by-queue", "fairness", "recorded", "nodes"]
+EVERY_FIGURE = ["jct", "queueing", "gpus", "queue-length", "gpus-wanted", "by-size", "by-queue", "fairness", "shares", "recorded", "nodes"]
 HOSTILE = "</script><script>document.documentElement.dataset.owned=1</script><img src=x onerror='document.documentElement.dataset.owned=1'>"
 
 
@@ -117,13 +117,14 @@ def test_a_hostile_trace_is_only_text():
     assert [tag for tag, _ in hostile.found].count("script") == [tag for tag, _ in plain.found].count("script")
     assert not [attributes for tag, attributes in hostile.found if tag == "img" or any(name.startswith("on") for name in attributes)]
     queues = next(figure for figure in embedded(report(hostile_run())) if figure["id"] == "by-queue")
-    assert not any("<" in words for words in queues["specs"][""]["layout"]["yaxis"]["ticktext"])
+    shares = next(figure for figure in embedded(report(hostile_run())) if figure["id"] == "shares")
+    assert not any("<" in words for figure in (queues, shares) for words in figure["specs"][""]["layout"]["yaxis"]["ticktext"])
 
 
 def test_figures_without_their_data_are_left_out():
     text = report(run([job("a")], {"a": [(1.0, 10.0, {0: 1.0})]}, cluster(1, 1)))
 
-    left_out = ("by-queue", "fairness", "recorded")
+    left_out = ("by-queue", "fairness", "shares", "recorded")
     assert [figure["id"] for figure in embedded(text)] == [name for name in EVERY_FIGURE if name not in left_out]
 
 

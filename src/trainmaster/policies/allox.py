@@ -164,7 +164,8 @@ def machines(view: View, seconds: Floats, turn: Ints, most: int) -> tuple[Floats
 
 
 def seconds_left(view: View) -> Floats:
-    """(jobs, types), infinite where it does not run."""
+    """(jobs, types), infinite where it does not run, or its gang finds no room at all."""
     left_s = view.oracle.remaining_s if view.jobs.estimates is None else view.jobs.remaining_s
     with np.errstate(divide="ignore"):
-        return np.maximum(left_s, 1e-9)[:, None] * view.jobs.state["alone_rate"][:, None] / view.rates
+        seconds: Floats = np.maximum(left_s, 1e-9)[:, None] * view.jobs.state["alone_rate"][:, None] / view.rates
+    return np.where(view.jobs.gpus[:, None] <= np.array(list(view.capacity_gpus.values())), seconds, np.inf)

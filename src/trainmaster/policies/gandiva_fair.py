@@ -1,35 +1,38 @@
 """Gandiva-fair: users share GPU time by tickets, and trade the fast GPUs that some use better than others.
 
-Chaudhary et al., "Balancing Efficiency and Fairness in Heterogeneous GPU Clusters for Deep Learning", EuroSys 2020, sections 3 and 4.
+Chaudhary et al., "Balancing Efficiency and Fairness in Heterogeneous GPU Clusters for Deep Learning", EuroSys 2020.
 
-    stride    each quantum jobs run in the order of (pass, submission), all that fit; one that runs advances by GPUs / tickets; one
-              that does not fit keeps its pass, so it comes first next time
-    tickets   a user's are divided over its jobs; a newcomer starts at the least pass of those here
-    trade     buyer = the user with the highest speed-up fast / slow, seller = the lowest, among those that hold some of both;
-              price = the next speed-up below the buyer's; fast GPUs traded = min(seller's fast, buyer's slow / price)
+    entitled   a user to GPUs of each type: a fair share of every one, then traded                                   trading.py
+               its jobs to equal parts of them, as whole on one type as can be
+    runs       each quantum, by stride on every node and a central one; jobs move so that nodes are equally full     stride.py
+    learns     how much faster each user's jobs are on which type, from those that have run on both                  profiled.py
 
-A user's tickets on a type are the GPUs of it that it holds after trading, from a fair share of every type on. Each type is one
-stride over all its nodes: gangs may span nodes here unless a job says otherwise, so no node's load needs balancing. Types are
-filled from the fastest down; what nobody with tickets can use goes to whoever it fits. Speed-ups are those of the performance model.
+A kind of job that has not been seen on a type goes first there, or is tried out there where GPUs idle. Types are filled from the
+fastest down; then jobs without a turn take GPUs that are left, wherever they are, first those who are entitled to some: nothing idles
+beside a job that fits. A job that names no user is a user of its own. One that was refused its node (by CPUs, memory, or a machine that
+broke) looks for another home.
 
-Not strategy-proof (who understates its speed-up may gain), and nobody claims it. With two users the seller gains nothing.
 A digest of the paper has a pass advance by 1 / tickets, fair in quanta and not in GPU time: `by_gpus=false`. Its quantum is a minute
-(from memory); here a start costs half of that, so it is longer.
+(from memory); here a start costs half of that, so it is longer. Not here: packing jobs onto GPUs that would idle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainmaster.policies.base import Decision, DecisionRecord, Floats, Memory, Policy, Reason, View, check, counted, policy
-from trainmaster.policies.turns import NO_TURN, give, place_all
+from trainmaster.policies.base import Decision, DecisionRecord, Floats, Line, Memory, Policy, Reason, View, check, counted, policy
+from trainmaster.policies.profiled import fastest_first, gains, kinds, known_rates, learn
+from trainmaster.policies.stride import NOWHERE, Bools, Local, Parts, balance, central, emptiest, spread
+from trainmaster.policies.trading import NOTHING, by_job, fair_shares, trade
+from trainmaster.policies.turns import NO_TURN, give
 
 Ints = NDArray[np.int64]
-NOTHING = 1e-9  # GPUs: less is held by nobody
+
+STAYS = 3.0  # quanta by which another's pass must be smaller to take a type from who has tickets on several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,21 +45,27 @@ class Params:
 
 @policy(name="gandiva-fair", paper="Chaudhary et al., EuroSys 2020", params=Params)
 class GandivaFair(Policy[Params]):
+    memory_version = 2
+
     def validate(self, restart_cost_s: float) -> None:
         check(self.params.quantum_s > 0, f"quantum_s must be positive, not {self.params.quantum_s:g}")
         check(self.params.tickets in ("user", "queue"), f"tickets must be user or queue, not {self.params.tickets}")
 
     def start_memory(self, jobs: int) -> Memory:
-        return {"jobs": jobs, "at_s": 0.0, "ends_s": -np.inf}
+        nowhere = {name: np.full(jobs, NOWHERE) for name in ("asked", "refused")}
+        return {"jobs": jobs, "at_s": 0.0, "ends_s": -np.inf, "seen": {}, **nowhere}
 
     def decide(self, view: View, memory: Memory) -> Decision:
         if "pass" not in memory:
-            memory["pass"] = np.full((memory["jobs"], len(view.capacity_gpus)), np.nan)
-            memory["tickets"] = np.zeros_like(memory["pass"])
-        decision = place_all(view, lambda few: self._turns(few, memory))
-        waits = len(decision.lines) < len(view.jobs)
-        rotates = waits or len(view.capacity_gpus) > 1
-        return Decision(lines=decision.lines, lease_s=memory["ends_s"] - view.now_s if rotates and len(view.jobs) else None)
+            shape = memory["jobs"], len(view.capacity_gpus)
+            memory |= {"pass": np.full(shape, np.nan), "tickets": np.zeros(shape), "home": np.full(shape, NOWHERE)}
+        on_gpus = view.jobs.gpus > 0
+        cpus_alone = tuple(Line(row, 0.0) for row in view.jobs.row[~on_gpus].tolist())
+        few = view if on_gpus.all() else view.only(on_gpus)
+        if not len(few.jobs):
+            return Decision(lines=cpus_alone)
+        decision = self._quantum(few, memory)
+        return replace(decision, lines=(*decision.lines, *cpus_alone))
 
     def said(self, memory: Memory, seq: Ints) -> Mapping[str, Floats]:
         if "pass" not in memory:
@@ -74,27 +83,34 @@ class GandivaFair(Policy[Params]):
         mine = f"its tickets are worth {tickets[row]:.2g} GPUs all the time"
         return Reason("not-its-turn", f"{mine}, and it is not its turn: {had}", {"tickets": float(tickets[row]), "had_less": less})
 
-    def _turns(self, view: View, memory: Memory) -> Ints:
-        """The type of each job's turn."""
-        jobs, seq, held = view.jobs, view.jobs.seq, view.held_type
+    def _quantum(self, view: View, memory: Memory) -> Decision:
+        jobs, seq = view.jobs, view.jobs.seq
+        learn(memory["seen"], view)
         self._advance(view, memory)
+        rates = known_rates(memory["seen"], view)
+        fastest, memory["tickets"][seq] = self._entitled(view, rates)
+        site = Site.of(view, memory["tickets"][seq])
+        self._refused(view, site, memory)
         new_quantum = view.now_s >= memory["ends_s"]
         if new_quantum:
             memory["ends_s"] = view.now_s + self.params.quantum_s
-        gpus, turn = np.array(list(view.capacity_gpus.values()), np.float64), np.full(len(jobs), NO_TURN)
-        memory["tickets"][seq] = self._tickets(view, gpus)
-        passes, tickets = memory["pass"][seq], memory["tickets"][seq]
-        if not new_quantum:
-            turn[:] = held
-        running = turn != NO_TURN
-        left: Floats = gpus - np.bincount(turn[running], jobs.gpus[running], len(gpus))
-        fastest = np.argsort(-view.rates.mean(axis=0), kind="stable") if len(jobs) else np.arange(len(gpus))
-        for entitled in (True, False):
-            for j in fastest.tolist():
-                mine = np.flatnonzero((view.rates[:, j] > 0) & ((tickets[:, j] > NOTHING) == entitled))
-                order = mine[np.argsort(passes[mine, j], kind="stable")]
-                give(turn, left, jobs.gpus, order, np.full(len(order), j))
-        return turn
+        memory["home"][seq] = site.homes(memory["home"][seq], memory["pass"][seq], memory["refused"][seq], balanced=new_quantum)
+        places = {} if new_quantum else {i: held(view, i) for i in np.flatnonzero(jobs.running).tolist()}
+        turns = Turns(site, memory["home"][seq], self._order(view, memory), places)
+        for j in fastest:
+            turns.by_stride(j, new_quantum)
+        turns.what_is_left(fastest, view)
+        if new_quantum:
+            turns.try_out(rates, kinds(view), view)
+        memory["home"][seq] = turns.home
+        memory["asked"][seq] = NOWHERE
+        for i, parts in turns.places.items():
+            memory["asked"][seq[i]] = next(iter(parts))
+        entitled = memory["tickets"][seq] > NOTHING
+        type_ = np.array([site.type[next(iter(turns.places[i]))] if i in turns.places else NO_TURN for i in range(len(jobs))])
+        there = np.arange(len(jobs)), type_
+        settled = jobs.running & (type_ != NO_TURN) & (entitled.sum(axis=1) == 1) & entitled[there] & (rates[there] > 0)
+        return Decision(lines=lines(view, turns.places), lease_s=None if settled.all() else memory["ends_s"] - view.now_s)
 
     def _advance(self, view: View, memory: Memory) -> None:
         """Passes of those who ran; newcomers start at the least pass of each type."""
@@ -109,39 +125,209 @@ class GandivaFair(Policy[Params]):
         here = passes[seq[~new]]
         passes[seq[new]] = here.min(axis=0) if len(here) else 0.0
 
-    def _tickets(self, view: View, gpus: Floats) -> Floats:
-        """(jobs, types): GPUs that each job's user holds after trading, by its number of jobs."""
-        jobs = view.jobs
+    def _order(self, view: View, memory: Memory) -> Floats:
+        """Passes; who changes between types does so more slowly, as every change is a start."""
+        seq, held_type = view.jobs.seq, view.held_type
+        passes = memory["pass"][seq].copy()
+        changes = np.flatnonzero((held_type != NO_TURN) & ((memory["tickets"][seq] > NOTHING).sum(axis=1) > 1))
+        passes[changes, held_type[changes]] -= STAYS
+        return passes
+
+    def _entitled(self, view: View, rates: Floats) -> tuple[Sequence[int], Floats]:
+        """Types from the fastest down, and (jobs, types) tickets: GPUs that each job is entitled to."""
+        jobs, gpus = view.jobs, np.array(list(view.capacity_gpus.values()))
         labels = getattr(jobs.table, self.params.tickets)
-        names, user, count = np.unique(labels.codes[jobs.row], return_inverse=True, return_counts=True)
-        weight = np.ones(len(names))
+        codes = labels.codes[jobs.row]
+        names, of_job = np.unique(np.where(codes >= 0, codes, len(labels.names) + jobs.seq), return_inverse=True)
+        user, weight = of_job.astype(np.int64), np.ones(len(names))
         if self.params.tickets == "queue":
-            weight = np.array([getattr(view.queues.get(labels.names[code] if code >= 0 else ""), "weight", 1.0) for code in names.tolist()])
-        holds = weight[:, None] / max(weight.sum(), NOTHING) * gpus
-        if self.params.trades and len(gpus) > 1:
-            relative = view.rates / np.maximum(view.rates.max(axis=1, keepdims=True), NOTHING)
-            speed = np.stack([np.bincount(user, relative[:, j], len(names)) for j in range(len(gpus))], axis=1) / count[:, None]
-            holds = trade(holds, speed)
-        return holds[user] / count[user][:, None]
+            queues = [view.queues.get(name) for name in labels.names]
+            by_queue = np.array([1.0 if queue is None else max(queue.weight, NOTHING) for queue in queues])
+            weight = np.where(names < len(queues), by_queue[np.minimum(names, len(queues) - 1)], 1.0) if queues else weight
+        gain = gains(rates, user, len(names))
+        fastest, runs = fastest_first(gain), (view.rates > 0) & (jobs.gpus[:, None] <= gpus)
+        demand = np.bincount(user, jobs.gpus * runs.any(axis=1), len(names)).astype(np.float64)
+        usable = np.stack([np.bincount(user, jobs.gpus * mine, len(names)) for mine in runs.T], axis=1).astype(np.float64)
+        holds = fair_shares(gpus, weight, usable, demand, fastest)
+        if self.params.trades:
+            holds = trade(holds, gain, demand, fastest)
+        tickets, first = np.zeros(runs.shape), to_be_seen_first(rates, runs)
+        several = np.bincount(user) > 1
+        tickets[~several[user]] = holds[user[~several[user]]]
+        for u in np.flatnonzero(several).tolist():
+            mine = np.flatnonzero(user == u)
+            tickets[mine] = by_job(holds[u], runs[mine], jobs.gpus[mine], fastest, first[mine])
+        return fastest, tickets
+
+    def _refused(self, view: View, site: Site, memory: Memory) -> None:
+        """Who did not get what it was given last time avoids that node."""
+        seq = view.jobs.seq
+        asked = memory["asked"][seq]
+        refused = np.flatnonzero((asked != NOWHERE) & ~view.jobs.running)
+        memory["refused"][seq[refused]] = asked[refused]
+        memory["refused"][seq[view.jobs.running]] = NOWHERE
+        homes = memory["home"][seq[refused]]
+        memory["home"][seq[refused]] = np.where(homes == asked[refused, None], NOWHERE, homes)
 
 
-def trade(holds: Floats, speed: Floats) -> Floats:
-    """(users, types) GPUs after trading, where speed[u, j] is how fast user u's jobs run there.
+def to_be_seen_first(rates: Floats, runs: Bools) -> Floats:
+    """(jobs, types) who takes of a type first, smaller first: what was not seen on it or runs nowhere else, then what gains most; last
+    what was seen on it and not on another."""
+    seen = rates > 0
+    order = np.zeros(rates.shape)
+    for j in range(rates.shape[1]):
+        others = np.delete(np.arange(rates.shape[1]), j)
+        elsewhere = rates[:, others].max(axis=1, initial=0.0)
+        gain = np.divide(rates[:, j], elsewhere, out=np.ones(len(rates)), where=elsewhere > 0)
+        unseen_elsewhere = (runs[:, others] & ~seen[:, others]).any(axis=1)
+        order[:, j] = np.where(unseen_elsewhere, 1.0, -gain / (1.0 + gain))
+        order[~seen[:, j] | ~runs[:, others].any(axis=1), j] = -np.inf
+    return order
 
-    For every two types, the slower from the slowest up and the faster from the fastest down. A pair is traded among users whose
-    jobs run on both.
-    """
-    holds, order = holds.copy(), np.argsort(speed.mean(axis=0), kind="stable").tolist()
-    for at, slow in enumerate(order):
-        for fast in reversed(order[at + 1 :]):
-            runs = (speed[:, slow] > 0) & (speed[:, fast] > 0)
-            gain = np.divide(speed[:, fast], speed[:, slow], out=np.zeros(len(speed)), where=runs)
-            while len(some := np.flatnonzero(runs & (holds[:, slow] > NOTHING) & (holds[:, fast] > NOTHING))) > 1:
-                ranked = some[np.argsort(gain[some], kind="stable")]
-                seller, buyer, price = ranked[0], ranked[-1], gain[ranked[-2]]
-                if gain[seller] == gain[buyer]:
+
+# ------------------------------------------------------------------------------------------------- where jobs may be
+
+
+@dataclass(frozen=True)
+class Site:
+    """The nodes, and what each job may use of them."""
+
+    type: Ints  # of each node; -1 = closed
+    gpus: Floats  # of each node that is open
+    gang: Floats  # of each job
+    tickets: Floats  # (jobs, types)
+    most_nodes: Ints  # of each job
+    open_to: Bools  # (jobs, nodes)
+
+    @classmethod
+    def of(cls, view: View, tickets: Floats) -> Site:
+        nodes, jobs, types = view.nodes, view.jobs, list(view.capacity_gpus)
+        type_ = np.array([types.index(name) if up else NO_TURN for name, up in zip(nodes.type.tolist(), nodes.up.tolist(), strict=True)])
+        pools, sort = np.unique(jobs.pools, axis=0, return_inverse=True)
+        open_to = np.array([np.isin(nodes.pool, mine[mine >= 0]) & nodes.up for mine in pools])[sort.reshape(-1)]
+        return cls(type_, np.where(nodes.up, nodes.gpus, 0.0), jobs.gpus, tickets, jobs.table.max_nodes[jobs.row].astype(np.int64), open_to)
+
+    def fits(self, jobs: Ints, j: int) -> Bools:
+        """(jobs, nodes) of a type that hold the whole gang."""
+        return self.open_to[jobs] & (self.type == j) & (self.gpus >= self.gang[jobs, None])
+
+    def homes(self, home: Ints, passes: Floats, refused: Ints, *, balanced: bool) -> Ints:
+        """(jobs, types): the node of each type where a job that is entitled there runs; wide gangs have none."""
+        home = np.where(self.tickets > NOTHING, home, NOWHERE)
+        for j in range(home.shape[1]):
+            jobs = np.flatnonzero(self.tickets[:, j] > NOTHING)
+            fits = self.fits(jobs, j)
+            there = (home[jobs, j] != NOWHERE) & fits[np.arange(len(jobs)), home[jobs, j]]
+            home[jobs[~there], j] = NOWHERE
+            load = np.bincount(home[jobs[there], j], self.tickets[jobs[there], j], len(self.gpus)).astype(np.float64)
+            for at in np.flatnonzero(~there & fits.any(axis=1)).tolist():
+                i, may = jobs[at], fits[at].copy()
+                if refused[i] != NOWHERE and may.sum() > 1:
+                    may[refused[i]] = False
+                home[i, j] = emptiest(self.tickets[i, j], load, self.gpus, may)
+                load[home[i, j]] += self.tickets[i, j]
+            local = self.local(jobs, home, passes, j)
+            if balanced and len(local.job):
+                home[local.job, j] = balance(local, self.fits(local.job, j), self.gpus)
+        return home
+
+    def local(self, jobs: Ints, home: Ints, passes: Floats, j: int) -> Local:
+        jobs = jobs[home[jobs, j] != NOWHERE]
+        return Local(jobs, home[jobs, j], self.gang[jobs], self.tickets[jobs, j], passes[jobs, j])
+
+
+# ------------------------------------------------------------------------------------------------- turns
+
+
+@dataclass
+class Turns:
+    """Who runs where, one type after the other."""
+
+    site: Site
+    home: Ints
+    passes: Floats
+    places: dict[int, Parts]  # job -> its GPUs by node
+
+    def __post_init__(self) -> None:
+        self.free: Floats = self.site.gpus.copy()
+        for parts in self.places.values():
+            for node, gpus in parts.items():
+                self.free[node] -= gpus
+
+    def by_stride(self, j: int, new_quantum: bool) -> None:
+        site = self.site
+        waits = np.ones(len(site.gang), bool)
+        waits[list(self.places)] = False
+        jobs = np.flatnonzero(waits & (site.tickets[:, j] > NOTHING))
+        local = site.local(jobs, self.home, self.passes, j)
+        wide = jobs[self.home[jobs, j] == NOWHERE]
+        if new_quantum and len(wide):
+            free = np.where(site.type == j, self.free, 0.0)
+            given = central(local, wide, self.passes[wide, j], site.gang[wide], site.open_to[wide], site.most_nodes[wide], free)
+            self.places |= given
+            self.free[site.type == j] = free[site.type == j]
+        turn = np.full(len(site.gang), NO_TURN)
+        order = np.argsort(local.passes, kind="stable")
+        give(turn, self.free, site.gang, local.job[order], local.home[order])
+        self.places |= {i: {int(turn[i]): float(site.gang[i])} for i in np.flatnonzero(turn != NO_TURN).tolist()}
+
+    def what_is_left(self, fastest: Sequence[int], view: View) -> None:
+        """GPUs that would idle, to those without a turn."""
+        site = self.site
+        waits = np.ones(len(site.gang), bool)
+        waits[list(self.places)] = False
+        jobs = np.flatnonzero(waits & (site.gang <= self.free.sum()))
+        entitled = (site.tickets[jobs] > NOTHING).any(axis=1)
+        for i in jobs[np.lexsort((jobs, self.passes[jobs].min(axis=1, initial=0.0), ~entitled))].tolist():
+            for j in fastest:
+                room = np.where(site.open_to[i] & (site.type == j), self.free, 0.0)
+                if view.rates[i, j] > 0 and (parts := self._fit(i, room, view)):
+                    self._take(i, j, parts)
                     break
-                traded = min(holds[seller, fast], holds[buyer, slow] / price)
-                holds[[seller, buyer], fast] += -traded, traded
-                holds[[seller, buyer], slow] += traded * price, -traded * price
-    return holds
+
+    def try_out(self, rates: Floats, kinds: Sequence[str], view: View) -> None:
+        """One job of each kind goes for this quantum to a type that its kind was not seen on, if GPUs idle there."""
+        tried = set[tuple[str, int]]()
+        for i in list(self.places):
+            for j in np.flatnonzero((rates[i] == 0) & (view.rates[i] > 0)).tolist():
+                here = self.places[i]
+                idle = np.where(self.site.open_to[i] & (self.site.type == j), self.free, 0.0)
+                if (kinds[i], j) in tried or self.site.type[next(iter(here))] == j or not (parts := self._fit(i, idle, view)):
+                    continue
+                tried.add((kinds[i], j))
+                for node, gpus in here.items():
+                    self.free[node] += gpus
+                self._take(i, j, parts)
+                break
+
+    def _fit(self, i: int, room: Floats, view: View) -> Parts:
+        """Where it is, on one node, the tightest, or on several."""
+        gang = float(self.site.gang[i])
+        if room.sum() < gang:
+            return {}
+        mine = held(view, i) if view.jobs.running[i] else {}
+        if mine and all(room[node] >= gpus for node, gpus in mine.items()):
+            return mine
+        one = np.flatnonzero(room >= gang)
+        if len(one):
+            return {int(one[np.argmin(room[one])]): gang}
+        return spread(gang, room, int(self.site.most_nodes[i]))
+
+    def _take(self, i: int, j: int, parts: Parts) -> None:
+        self.places[i] = parts
+        for node, gpus in parts.items():
+            self.free[node] -= gpus
+        if self.home[i, j] != NOWHERE and len(parts) == 1:  # idle GPUs there: it moves for good
+            self.home[i, j] = next(iter(parts))
+
+
+def held(view: View, i: int) -> Parts:
+    """Where a running job is."""
+    return dict(zip(*view.holdings(int(view.jobs.row[i])), strict=True))
+
+
+def lines(view: View, places: dict[int, Parts]) -> tuple[Line, ...]:
+    """Who stays first."""
+    types, rows, running = view.nodes.type.tolist(), view.jobs.row.tolist(), view.jobs.running
+    order = sorted(places, key=lambda i: (not running[i], i))
+    return tuple(Line(rows[i], gpus, type=types[node], node=node) for i in order for node, gpus in places[i].items())

@@ -19,6 +19,7 @@ Narayanan et al., "Heterogeneity-Aware Cluster Scheduling Policies for Deep Lear
     gavel-min-cost           the same per dollar of the types used
     gavel-slo                the same per dollar, every deadline that can be kept kept
 
+With `packed`, two jobs may also be beside each other on one gang's GPUs (gavel-max-min-packed is gavel-max-min so).
 Shares become turns in turns.py, programs are solved in linear.py. After a max-min the level reached is kept and what is left
 goes where it speeds jobs up most: the paper leaves that open, its artifact to chance. `left` comes from `estimate`.
 
@@ -52,8 +53,8 @@ from trainmaster.policies.base import (
     policy,
 )
 from trainmaster.policies.central import MARGIN, middle, where_ecos_stops
-from trainmaster.policies.linear import Options, Solution, group, most_gain, raise_level
-from trainmaster.policies.turns import Leases, Rounds, Shares, take_turns
+from trainmaster.policies.linear import ALONE, Options, Solution, group, most_gain, raise_level
+from trainmaster.policies.turns import Leases, Pairs, Rounds, Shares, take_turns
 
 Ints = NDArray[np.int64]
 
@@ -71,18 +72,23 @@ class Params:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EstimateParams(Params):
+class PackingParams(Params):
+    packed: bool = False  # two jobs beside each other on one gang's GPUs, where the performance model knows what that does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateParams(PackingParams):
     estimate: str = "oracle"  # of the time left: limit | predicted | a column of the trace | oracle: the truth; then it cheats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WaterFillingParams(Params):
+class WaterFillingParams(PackingParams):
     entities: str = "none"  # who shares by weight first: user | queue | account | app; a queue's weight is the cluster file's
     within: str = "fair"  # fair | fifo: how an entity's jobs share its part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThroughputParams(Params):
+class ThroughputParams(PackingParams):
     relative: bool = True  # to the job's fastest type; false: in steps, so that models of short steps win
 
 
@@ -93,13 +99,16 @@ class CostParams(ThroughputParams):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloParams(CostParams):
+    stay_s: float = 0.0  # a deadline does not wait for others' turns
     estimate: str = "oracle"
 
 
 ENTITIES = ("none", "user", "queue", "account", "app")
+WORTH_JOINING = 1.5  # what two do together, in parts of what each does alone
 PRICED = 1e-5  # of the largest price: below, it is the interior point's dust
 TINY = 1e-9
 MOST_STEPS = 50
+MOST_PARTNERS = 16  # of each kind and type: all pairs of thousands of kinds would be millions
 ARTIFACT = {"artifact": Preset(params={"rounds": True}, rules=EngineRules(own_rounds=True), source=SOURCE)}
 IN_STEPS = {"artifact": Preset(params={"rounds": True, "relative": False}, rules=EngineRules(own_rounds=True), source=SOURCE)}
 
@@ -111,6 +120,7 @@ class Gavel(Policy[P]):
 
     knows_rates = True
     fills = True  # jobs without a share may hold what is left
+    every_turn = False  # shares change with time, not only with jobs
 
     def validate(self, restart_cost_s: float) -> None:
         check(self.params.lease_s > 0, f"lease_s must be positive, not {self.params.lease_s:g}")
@@ -142,7 +152,7 @@ class Gavel(Policy[P]):
         p = self.params
         if p.rounds:
             return Rounds(round_s=p.lease_s, solve_every_s=p.solve_every_s, shuffles=not self.knows_rates, fills=self.fills)
-        return Leases(lease_s=p.lease_s, stay_s=p.stay_s, fills=self.fills)
+        return Leases(lease_s=p.lease_s, stay_s=p.stay_s, fills=self.fills, every_turn=self.every_turn, by_speed=self.knows_rates)
 
     @abstractmethod
     def shares(self, view: View, memory: Memory) -> Shares:
@@ -160,20 +170,35 @@ class Isolated(Gavel[Params]):
         return Shares(isolated(view))
 
 
-@policy(name="gavel-fifo", paper=PAPER, params=Params, presets=ARTIFACT)
-class Fifo(Gavel[Params]):
+@policy(name="gavel-fifo", paper=PAPER, params=PackingParams, presets=ARTIFACT)
+class Fifo(Gavel[PackingParams]):
+    """Packed: the first that finds no room joins one that runs alone, if the two then do half as much again as one."""
+
     fills = False
 
     def shares(self, view: View, memory: Memory) -> Shares:
-        left, share = gpus_of(view), np.zeros(view.rates.shape)
+        left, share, found = gpus_of(view), np.zeros(view.rates.shape), list[tuple[int, int, int]]()
         for m, (gang, rates) in enumerate(zip(view.jobs.gpus, view.rates, strict=True)):
             fitting = np.where(left >= gang, rates, 0.0)
-            if not fitting.any():
+            if fitting.any():
+                fastest = int(fitting.argmax())
+                share[m, fastest] = 1.0
+                left[fastest] -= gang
+            elif self.params.packed and (joined := self._joins(view, m, share)):
+                share[joined[0]] = 0.0
+                found.append((*joined, m))
+            else:
                 break
-            fastest = int(fitting.argmax())
-            share[m, fastest] = 1.0
-            left[fastest] -= gang
-        return Shares(share)
+        if not found:
+            return Shares(share)
+        one, type_, other = np.array(found).T
+        return Shares(share, Pairs(np.minimum(one, other), np.maximum(one, other), type_, np.ones(len(found))))
+
+    def _joins(self, view: View, m: int, share: Floats) -> tuple[int, int] | None:
+        """Who gains most from being beside a job, and on which type it runs."""
+        alone = [(int(n), int(j)) for n, j in np.argwhere(share > 0) if view.jobs.gpus[n] >= view.jobs.gpus[m] and view.rates[m, j] > 0]
+        done = [sum(beside(view, m, n, j)) for n, j in alone]
+        return alone[int(np.argmax(done))] if max(done, default=0.0) > WORTH_JOINING else None
 
 
 # ------------------------------------------------------------------------------------------------- max-min fairness
@@ -181,17 +206,16 @@ class Fifo(Gavel[Params]):
 
 @policy(name="gavel-max-min", paper=PAPER, params=Params, presets=ARTIFACT)
 class MaxMin(Gavel[Params]):
+    packed = False
+
     def shares(self, view: View, memory: Memory) -> Shares:
-        options, kind = self.options(view)
+        options, kind = kinds(view, self.level_of(view), packed=self.packed)
         best = raise_level(options, runnable(options), central=self.params.rounds)
         return options.shares(self.one_of_the_best(options, best), kind)
 
     def one_of_the_best(self, options: Options, best: Solution) -> Floats:
         level = best.level * runnable(options)
         return middle(options, best.y, level * (1 - MARGIN)) if self.params.rounds else fastest_above(options, level)
-
-    def options(self, view: View) -> tuple[Options, Ints]:
-        return kinds_alone(view, self.level_of(view))
 
     def level_of(self, view: View) -> Floats:
         return fair_level(view, view.rates)
@@ -204,11 +228,14 @@ class MaxMinAgnostic(MaxMin):
     def level_of(self, view: View) -> Floats:
         return fair_level(view, np.where(view.rates > 0, 1.0, 0.0))
 
+    def one_of_the_best(self, options: Options, best: Solution) -> Floats:
+        """The middle: at any other optimum somebody would have more of a type than others, and which one is better is not known."""
+        return middle(options, best.y, best.level * runnable(options) * (1 - MARGIN))
+
 
 @policy(name="gavel-max-min-packed", paper=PAPER, params=Params, presets=ARTIFACT)
 class MaxMinPacked(MaxMin):
-    def options(self, view: View) -> tuple[Options, Ints]:
-        return with_pairs(view, self.level_of(view))
+    packed = True
 
     def one_of_the_best(self, options: Options, best: Solution) -> Floats:
         return best.y if self.params.rounds else super().one_of_the_best(options, best)
@@ -225,7 +252,8 @@ class WaterFilling(Gavel[WaterFillingParams]):
         entity, entity_weight = self._entities(view)
         level = fair_level(view, view.rates)
         fifo = self.params.within == "fifo" and self.params.entities != "none"
-        options, kind = kinds_alone(view, level, entity, *([np.arange(len(entity))] if fifo else []))
+        more = [entity, np.arange(len(entity))] if fifo else [entity]
+        options, kind = kinds(view, level, *more, packed=self.params.packed)
         _, first = np.unique(kind, return_index=True)
         if self.params.entities == "none":
             return options.shares(fill(options, lambda open_: open_ * 1.0), kind)
@@ -293,7 +321,7 @@ class FinishTimeFairness(Gavel[EstimateParams]):
         return self._least_rho(view, speed, age_s, np.maximum(left_s, TINY), alone_s)
 
     def _least_rho(self, view: View, speed: Floats, age_s: Floats, left_s: Floats, alone_s: Floats) -> Shares:
-        options, kind = kinds_alone(view, speed, age_s, left_s, alone_s)
+        options, kind = kinds(view, speed, age_s, left_s, alone_s, packed=self.params.packed)
         _, first = np.unique(kind, return_index=True)
         age_s, left_s, alone_s = age_s[first], left_s[first], alone_s[first]
         runs = runnable(options)
@@ -314,13 +342,15 @@ class FinishTimeFairness(Gavel[EstimateParams]):
 class Makespan(Gavel[EstimateParams]):
     def shares(self, view: View, memory: Memory) -> Shares:
         left_s = np.maximum(remaining_s(view), TINY)
-        options, kind = kinds_alone(view, speeds(view), left_s)
+        options, kind = kinds(view, speeds(view), left_s, packed=self.params.packed)
         _, first = np.unique(kind, return_index=True)
         longest_s = left_s.max()
         claim = left_s[first] / longest_s * runnable(options)
         best = raise_level(options, claim)
+        if self.params.rounds and self.params.packed:
+            return options.shares(best.y, kind)
         if self.params.rounds:  # in steps and job by job, as that solver was handed it
-            by_job, job = kinds_alone(view, view.rates, np.arange(len(left_s)))
+            by_job, job = kinds(view, view.rates, np.arange(len(left_s)))
             steps = np.zeros(len(job))
             steps[job] = left_s * view.jobs.state["alone_rate"]
             return by_job.shares(where_ecos_stops(by_job, steps * runnable(by_job) / bisected(longest_s / best.level)), job)
@@ -345,30 +375,41 @@ def bisected(least_s: float) -> float:
 @policy(name="gavel-max-throughput", paper=PAPER, params=ThroughputParams, presets=IN_STEPS)
 class MaxThroughput(Gavel[ThroughputParams]):
     def shares(self, view: View, memory: Memory) -> Shares:
-        options, kind = kinds_alone(view, speeds(view) if self.params.relative else view.rates)
-        return options.shares(most_gain(options, scaled(options.rate)), kind)
+        options, kind = kinds(view, speeds(view) if self.params.relative else view.rates, packed=self.params.packed)
+        return options.shares(most_gain(options, scaled(options.rate + options.other_rate)), kind)
 
 
 @policy(name="gavel-min-cost", paper=PAPER, params=CostParams, presets=IN_STEPS)
 class MinCost(Gavel[CostParams]):
     def shares(self, view: View, memory: Memory) -> Shares:
-        options, kind = kinds_alone(view, speeds(view) if self.params.relative else view.rates)
+        options, kind = kinds(view, speeds(view) if self.params.relative else view.rates, packed=self.params.packed)
         return options.shares(most_gain(options, per_dollar(options, view, self.params)), kind)
 
 
 @policy(name="gavel-slo", paper=PAPER, needs=("oracle",), params=SloParams, presets=IN_STEPS)
 class Slo(Gavel[SloParams]):
-    """Deadlines are kept from the earliest on, as many as can be together; the artifact drops all if not all can."""
+    """Deadlines are kept from the earliest on, as many as can be together; the artifact drops all if not all can.
+
+    Turns are as long as a lease: where there is time, jobs are to end so long before they are due.
+    """
+
+    every_turn = True
 
     def shares(self, view: View, memory: Memory) -> Shares:
         speed, left_s, due_s = speeds(view), remaining_s(view), view.jobs.table.deadline_s[view.jobs.row] - view.now_s
-        options, kind = kinds_alone(view, speed if self.params.relative else view.rates, np.nan_to_num(due_s, nan=-1.0), left_s)
+        rate = speed if self.params.relative else view.rates
+        options, kind = kinds(view, rate, np.nan_to_num(due_s, nan=-1.0), left_s, packed=self.params.packed)
         _, first = np.unique(kind, return_index=True)
         unit = 1.0 if self.params.relative else view.jobs.state["alone_rate"][first]
         with np.errstate(divide="ignore", invalid="ignore"):
             need = np.where(due_s > 0, left_s / due_s, np.inf)[first]  # speed it needs from now on
-        possible = np.flatnonzero((need <= speed.max(axis=1)[first]) & (runnable(options) > 0))
+            early = np.where(due_s > self.params.lease_s, left_s / (due_s - self.params.lease_s), np.inf)[first]
+        fastest = speed.max(axis=1)[first]
+        possible = np.flatnonzero((need <= fastest) & (runnable(options) > 0))
         possible = possible[np.argsort(due_s[first][possible], kind="stable")]
+        early = np.minimum(early, fastest)
+        if not self.params.rounds and self._feasible(options, possible, early * unit):
+            need = early
         kept = len(possible) if self._feasible(options, possible, need * unit) else 0
         if not kept and not self.params.rounds:
             beyond = len(possible)
@@ -388,7 +429,7 @@ class Slo(Gavel[SloParams]):
 def per_dollar(options: Options, view: View, params: CostParams) -> Floats:
     """What each option gains in a second, by what its GPUs cost; the artifact takes the price of one, whatever the gang."""
     price = np.array(usd_an_hour(view.capacity_gpus, params.prices))[options.type]
-    return scaled(options.rate / (price * options.gang if params.relative else price))
+    return scaled((options.rate + options.other_rate) / (price * options.gang if params.relative else price))
 
 
 def scaled(gain: Floats) -> Floats:
@@ -426,38 +467,55 @@ def fair_level(view: View, rates: Floats) -> Floats:
     return rates * np.divide(view.jobs.gpus, weight * mix, out=np.zeros(len(mix)), where=mix > 0)[:, None]
 
 
-def kinds_alone(view: View, level: Floats, *more: NDArray[Any]) -> tuple[Options, Ints]:
-    """The options of each kind alone, and the kind of each job: equal gang, level and what else is given."""
-    kind, first = group(view.jobs.gpus, *level.T, *more)
-    jobs = np.bincount(kind).astype(np.float64)
-    return Options.alone(jobs, view.jobs.gpus[first], level[first], gpus_of(view)), kind
+def kinds(view: View, rate: Floats, *more: NDArray[Any], packed: bool = False) -> tuple[Options, Ints]:
+    """The options of each kind of job, and the kind of each job: equal gang, rates and what else is given.
 
-
-def with_pairs(view: View, level: Floats) -> tuple[Options, Ints]:
-    """Each kind alone, and beside each other (or itself) where the two together do more than either alone.
-
-    What a pair does is asked of the performance model, where it knows; it depends on the models and the gangs.
+    `packed`: and each beside another (or another of its kind) where the two together do more than either alone. What a pair does
+    is asked of the performance model, where it knows; it depends on the models and the gangs.
     """
-    table, rows = view.jobs.table, view.jobs.row
-    options, kind = kinds_alone(view, level, table.model.codes[rows])
-    if view.beside is None:
-        return options, kind
-    _, first = np.unique(kind, return_index=True)
-    rates, gangs, found = view.rates[first], view.jobs.gpus[first], []
-    last = np.zeros(len(first), np.int64)
+    jobs = view.jobs
+    pairs = packed and view.beside is not None
+    kind, first = group(jobs.gpus, *rate.T, *more, *([jobs.table.model.codes[jobs.row]] if pairs else []))
+    options = Options.alone(np.bincount(kind).astype(np.float64), jobs.gpus[first], rate[first], gpus_of(view))
+    return (options.beside(pairs_of_kinds(view, kind, first, rate)) if pairs else options), kind
+
+
+def pairs_of_kinds(view: View, kind: Ints, first: Ints, rate: Floats) -> Floats:
+    """Rows of (kind, other kind, type, gang, rate, the other's rate), for each kind the best partners."""
+    jobs, last = view.jobs, np.zeros(len(first), np.int64)
     last[kind] = np.arange(len(kind))  # another of its kind, if there is one
-    for a, b in zip(*np.triu_indices(len(first)), strict=True):
-        if a == b and options.jobs[a] < 2:
-            continue
-        row_a, row_b = int(rows[first[a]]), int(rows[last[b]])
-        for j, name in enumerate(view.capacity_gpus):
-            if not (rates[a, j] > 0 and rates[b, j] > 0):
-                continue
-            part_a, part_b = view.beside(row_a, row_b, name) / rates[a, j], view.beside(row_b, row_a, name) / rates[b, j]
-            if part_a > 0 and part_b > 0 and part_a + part_b > 1:
-                gang = max(gangs[a], gangs[b])
-                found.append((a, b, j, gang, part_a * level[first[a], j], part_b * level[first[b], j]))
-    return options.beside(np.array(found).reshape(-1, 6)), kind
+    sort, first_of_sort = group(jobs.gpus[first], jobs.table.model.codes[jobs.row[first]])
+    found = []
+    for j in range(rate.shape[1]):
+        part = np.array([[beside(view, int(first[a]), int(last[b]), j) for b in first_of_sort] for a in first_of_sort])
+        mine, theirs = part[sort[:, None], sort[None, :]].transpose(2, 0, 1)
+        runs = (view.rates[first, j] > 0)[:, None] & (view.rates[first, j] > 0)[None, :]
+        gain = np.where(runs & (mine > 0) & (theirs > 0), mine + theirs, 0.0)
+        gain[np.diag_indices(len(first))] *= last != first
+        for a, b in zip(*np.nonzero(best_partners(gain)), strict=True):
+            gang = max(jobs.gpus[first[a]], jobs.gpus[first[b]])
+            found.append((a, b, j, gang, mine[a, b] * rate[first[a], j], theirs[a, b] * rate[first[b], j]))
+    return np.array(found, np.float64).reshape(-1, 6)
+
+
+def best_partners(gain: Floats) -> NDArray[np.bool_]:
+    """(kinds, kinds) each pair once, of each kind those it does most with; equal ones turn by turn, so that not all want the same."""
+    kinds_ = len(gain)
+    turn = (np.arange(kinds_)[None, :] - np.arange(kinds_)[:, None]) % kinds_
+    best = np.lexsort((turn, -gain), axis=1)[:, :MOST_PARTNERS]
+    chosen = np.zeros(gain.shape, bool)
+    np.put_along_axis(chosen, best, True, axis=1)
+    return np.triu((chosen | chosen.T) & (gain > 1.0))
+
+
+def beside(view: View, m: int, n: int, j: int) -> tuple[float, float]:
+    """What two jobs do on the same GPUs of a type, each in parts of what it does alone."""
+    assert view.beside is not None
+    name, rows, alone = list(view.capacity_gpus)[j], view.jobs.row, view.rates[[m, n], j]
+    if not alone.all():
+        return 0.0, 0.0
+    one, other = int(rows[m]), int(rows[n])
+    return view.beside(one, other, name) / float(alone[0]), view.beside(other, one, name) / float(alone[1])
 
 
 def runnable(options: Options) -> Floats:
@@ -469,4 +527,5 @@ def fastest_above(options: Options, floor: Floats) -> Floats:
     """y that keeps these levels, and speeds jobs up most beyond them: each option counts as it compares with its kind's best."""
     best = np.zeros(len(options.jobs))
     np.maximum.at(best, options.kind, options.rate)
-    return most_gain(options, options.rate / best[options.kind], floor * SLACK)
+    others = np.where(options.other == ALONE, 0.0, options.other_rate / best[options.other])
+    return most_gain(options, options.rate / best[options.kind] + others, floor * SLACK)

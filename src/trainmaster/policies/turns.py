@@ -85,6 +85,8 @@ class Leases:
     lease_s: float
     stay_s: float
     fills: bool = True  # whether jobs without a claim may hold what is left
+    every_turn: bool = False  # shares are solved anew at each turn, not only when jobs or GPUs change
+    by_speed: bool = True  # each where it runs fastest; false: where most are left, as the policy knows no rates
 
     def start_memory(self, jobs: int, types: int) -> Memory:
         nothing = {name: np.zeros((jobs, types)) for name in ("owed_s", "share")}
@@ -97,11 +99,11 @@ class Leases:
         self._account(view, memory)
         gpus = np.array(list(view.capacity_gpus.values()))
         solved_for = np.concatenate([jobs.seq, gpus])
-        if not np.array_equal(solved_for, memory["solved_for"]):
+        new_turn = view.now_s >= memory["turn_ends_s"]
+        if (new_turn and self.every_turn) or not np.array_equal(solved_for, memory["solved_for"]):
             shares = solve(view, memory)
             memory["share"][jobs.seq], memory["solved_for"] = shares.alone, solved_for
             keep_pairs(memory, jobs.seq, shares.pairs)
-        new_turn = view.now_s >= memory["turn_ends_s"]
         if new_turn:
             memory["turn_ends_s"] = view.now_s + self.lease_s
         turn, partner = self._turns(view, memory, gpus, new_turn)
@@ -136,8 +138,8 @@ class Leases:
             turn[stays] = held[stays]
             for one, other in ((pair, beside), (beside, pair)):
                 turn[one[pair_holds]], partner[one[pair_holds]] = pair_type[pair_holds], other[pair_holds]
-        counts = (turn != NO_TURN) & ~(partner < rows) | (partner == NOBODY) & (turn != NO_TURN)
-        left = gpus - np.bincount(turn[counts], jobs.gpus[counts], len(gpus))
+        counts = (turn != NO_TURN) & ((partner == NOBODY) | (partner > rows))  # a pair once
+        left = gpus - np.bincount(turn[counts], gang_of(jobs.gpus, rows, partner)[counts], len(gpus))
         claim_s = owed_s + share * self.lease_s
         claim_s[running, held[running]] += self.stay_s
         job, type_ = np.nonzero(claims & (turn == NO_TURN)[:, None])
@@ -148,8 +150,8 @@ class Leases:
         give(turn, left, jobs.gpus, job[largest], type_[largest], partner, other[largest])
         if self.fills and left.any():
             job, type_ = np.nonzero((view.rates > 0) & (turn == NO_TURN)[:, None])
-            speed = view.rates[job, type_] / view.rates.max(axis=1)[job]
-            fastest = np.lexsort((job, ~(held[job] == type_), -speed))
+            better = view.rates[job, type_] / view.rates.max(axis=1)[job] if self.by_speed else left[type_]
+            fastest = np.lexsort((job, ~(held[job] == type_), -better))
             give(turn, left, jobs.gpus, job[fastest], type_[fastest])
         return turn, partner
 
@@ -268,10 +270,11 @@ class Rounds:
 def give(turn: Ints, left: Floats, gpus: Floats, job: Ints, type_: Ints, partner: Ints | None = None, other: Ints | None = None) -> None:
     """In this order, each job that has no turn yet takes one where it still fits; a pair, if neither has one."""
     others = np.full(len(job), NOBODY) if other is None else other
+    gangs = gang_of(gpus, job, others)
     for begin in range(0, len(job), PIECE):  # most of a long list no longer fits when its turn comes
         piece = slice(begin, begin + PIECE)
-        fits = np.flatnonzero((gpus[job[piece]] <= left[type_[piece]]) & (turn[job[piece]] == NO_TURN)) + begin
-        for m, n, j, gang in zip(job[fits].tolist(), others[fits].tolist(), type_[fits].tolist(), gpus[job[fits]].tolist(), strict=True):
+        fits = np.flatnonzero((gangs[piece] <= left[type_[piece]]) & (turn[job[piece]] == NO_TURN)) + begin
+        for m, n, j, gang in zip(job[fits].tolist(), others[fits].tolist(), type_[fits].tolist(), gangs[fits].tolist(), strict=True):
             if gang <= left[j] and turn[m] == NO_TURN and (n == NOBODY or turn[n] == NO_TURN):
                 turn[m] = j
                 left[j] -= gang
@@ -283,6 +286,11 @@ def give(turn: Ints, left: Floats, gpus: Floats, job: Ints, type_: Ints, partner
 
 
 PIECE = 256
+
+
+def gang_of(gpus: Floats, job: Ints, other: Ints) -> Floats:
+    """GPUs of a job, or of the larger of two beside each other."""
+    return np.where(other == NOBODY, gpus[job], np.maximum(gpus[job], gpus[other]))
 
 
 def place_all(view: View, turns_of: Callable[[View], Ints], lease_s: float | None = None) -> Decision:

@@ -63,7 +63,7 @@ class Figure:
 
 def figures(drawings: Sequence[Drawing]) -> list[Figure]:
     """Every plot that these runs have the data for, in the order of the page."""
-    drawn = (_completion, _queueing, _gpus, _queue_length, _gpus_wanted, _by_size, _by_queue, _fairness, _recorded, _nodes)
+    drawn = (_completion, _queueing, _gpus, _queue_length, _gpus_wanted, _by_size, _by_queue, _fairness, _shares, _recorded, _nodes)
     return [figure for draw in drawn if (figure := draw(drawings)) is not None]
 
 
@@ -171,6 +171,25 @@ def _fairness(drawings: Sequence[Drawing]) -> Figure | None:
     return Figure("fairness", "Fairness between tenants", note, {"": {"data": lines, "layout": layout}}, wide=True)
 
 
+def _shares(drawings: Sequence[Drawing]) -> Figure | None:
+    """What each tenant received of what it was owed, over the whole run."""
+    owed = drawings[0].summary["by_tenant"]
+    if not owed:
+        return None
+    shown = list(owed)[:MOST_QUEUES]
+    names = [label(_brief(tenant or "(none)")) for tenant in shown]
+    ratios = [[drawing.summary["by_tenant"].get(tenant, {}).get("ratio") for tenant in shown] for drawing in drawings]
+    traces = [
+        _markers(drawing, row, [None if ratio is None else f"{ratio:.2f} of its share" for ratio in row])
+        for drawing, row in zip(drawings, ratios, strict=True)
+    ]
+    note = "GPU time received over GPU time owed in the whole run, who is owed most first: below 1, a tenant had less than its share."
+    note += f" {number(len(owed) - len(shown))} smaller tenants are not shown; the JSON has them." if len(owed) > len(shown) else ""
+    most = max((ratio for row in ratios for ratio in row if ratio is not None), default=1.0)
+    xaxis = axis_of("GPU time received / owed", (0.0, max(most * 1.05, 1.1)))
+    return Figure("shares", "Shares of tenants", note, {"": {"data": traces, "layout": {"xaxis": xaxis} | _rows(names)}})
+
+
 def _by_size(drawings: Sequence[Drawing]) -> Figure:
     sizes = list(drawings[0].summary["by_size"])
     names = [f"{size_words(size)} · {number(drawings[0].summary['by_size'][size]['jobs'])}" for size in sizes]
@@ -195,32 +214,23 @@ def _dots(id: str, title: str, note: str, drawings: Sequence[Drawing], field: st
     for drawing in drawings:
         waits_s = [drawing.summary[field][group]["avg_queue_s"] for group in groups]
         longest_s = max([longest_s, *(wait_s for wait_s in waits_s if wait_s is not None)])
-        traces.append(
-            {
-                "x": [None if wait_s is None else max(wait_s, FLOOR_S) for wait_s in waits_s],
-                "y": list(range(len(groups))),
-                "type": "scatter",
-                "mode": "markers",
-                "name": label(drawing.label),
-                "meta": drawing.label,
-                "text": [duration(wait_s) for wait_s in waits_s],
-                "hovertemplate": "%{text}",
-                "marker": {
-                    "color": drawing.look.color,
-                    "size": 11,
-                    "symbol": drawing.look.marker,
-                    "line": {"width": 2, "color": drawing.look.color},
-                },
-            }
-        )
-    yaxis = {"tickvals": list(range(len(groups))), "ticktext": names, "autorange": "reversed", "zeroline": False, "automargin": True}
-    layout = {
-        "xaxis": axis_of("average time without its GPUs") | _log_time(longest_s),
-        "yaxis": yaxis,
-        "hovermode": "closest",
-        "height": 130 + 26 * len(groups),
-    }
+        x = [None if wait_s is None else max(wait_s, FLOOR_S) for wait_s in waits_s]
+        traces.append(_markers(drawing, x, [duration(wait_s) for wait_s in waits_s]))
+    layout = {"xaxis": axis_of("average time without its GPUs") | _log_time(longest_s)} | _rows(names)
     return Figure(id, title, note, {"": {"data": traces, "layout": layout}})
+
+
+def _markers(drawing: Drawing, x: Sequence[float | None], text: Sequence[str | None]) -> Spec:
+    """A dot a row."""
+    look = drawing.look
+    marker = {"color": look.color, "size": 11, "symbol": look.marker, "line": {"width": 2, "color": look.color}}
+    return {"x": x, "y": list(range(len(x))), "type": "scatter", "mode": "markers", "name": label(drawing.label), "meta": drawing.label,
+            "text": text, "hovertemplate": "%{text}", "marker": marker}  # fmt: skip
+
+
+def _rows(names: list[str]) -> Spec:
+    yaxis = {"tickvals": list(range(len(names))), "ticktext": names, "autorange": "reversed", "zeroline": False, "automargin": True}
+    return {"yaxis": yaxis, "hovermode": "closest", "height": 130 + 26 * len(names)}
 
 
 def _recorded(drawings: Sequence[Drawing]) -> Figure | None:

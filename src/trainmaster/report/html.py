@@ -36,7 +36,7 @@ SECTIONS = (
     ("The cluster over time", ("gpus", "queue-length", "gpus-wanted")),
     ("Jobs that change size", ("sizes", "useful")),
     ("Deadlines and loans", ("deadlines", "loaned")),
-    ("Who waits", ("by-size", "by-queue", "fairness", "recorded")),
+    ("Who waits", ("by-size", "by-queue", "fairness", "shares", "recorded")),
     ("Where they ran", ("nodes",)),
 )
 

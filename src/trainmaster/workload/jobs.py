@@ -88,6 +88,7 @@ class Job:
     batch_size: float | None = None
     steps: float | None = None  # the same work in steps, where the trace gives both; a profile takes what it counts
     deadline_s: float | None = None
+    slo: float | None = None  # a deadline as a multiple of the run time, where only a performance profile knows that
     limit_s: float | None = None
     priority: float = 0.0  # larger goes first
     weight: float = 1.0
@@ -98,7 +99,7 @@ class Job:
 
 
 LABEL_COLUMNS = ("user", "account", "queue", "app", "model", "service_class")
-OPTIONAL_NUMBERS = ("min_gpus", "max_gpus", "batch_size", "steps", "deadline_s", "limit_s", "recorded_start_s", "recorded_end_s")
+OPTIONAL_NUMBERS = ("min_gpus", "max_gpus", "batch_size", "steps", "deadline_s", "slo", "limit_s", "recorded_start_s", "recorded_end_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,7 @@ class JobTable:
     batch_size: Floats
     steps: Floats
     deadline_s: Floats
+    slo: Floats
     limit_s: Floats
     priority: Floats
     weight: Floats
@@ -241,6 +243,10 @@ class JobTable:
                 both[f.name] = mine.and_then(theirs) if isinstance(mine, Labels) else np.concatenate([mine, theirs])
         table = JobTable(**both, accept_sets=tuple(sets))
         return table.take(np.lexsort((table.seq, table.submit_s)))
+
+    def due_by_slo(self, run_s: Floats) -> JobTable:
+        """Deadlines from SLOs, now that run times are known; one that is given stays."""
+        return self.replace(deadline_s=np.where(np.isnan(self.deadline_s), self.submit_s + self.slo * run_s, self.deadline_s))
 
     def replace(self, **columns: Any) -> JobTable:
         return dataclasses.replace(self, **columns)

@@ -142,6 +142,15 @@ def test_the_pattern_reads_what_python_prints(job_type: str, scale: int) -> None
         assert len(job_type) > 200 or repr(job_type) != f"'{job_type}'"
 
 
+def test_an_slo_becomes_a_deadline_by_the_run_time_on_a_v100_or_else_on_the_fastest_type(tmp_path: Path) -> None:
+    cluster, asked = Cluster.of([Node(gpus=4, type="p100")]), table((LM, 1), (LM, 1), (RECODER, 1), slo=[2.0, np.nan, 1.5])
+    given = asked.replace(deadline_s=np.array([np.nan, 77.0, np.nan]))
+
+    jobs, _ = load_profiles(written(tmp_path)).bind(given, cluster)
+
+    assert jobs.deadline_s.tolist() == [2 * 100 / 60, 77.0, 2 + 1.5 * 100 / 5]
+
+
 def test_rows_of_one_kind_share_their_rates(tmp_path: Path) -> None:
     jobs, model = load_profiles(written(tmp_path)).bind(table(*[(LM, 1), (LM, 4)] * 500), MIXED)
 

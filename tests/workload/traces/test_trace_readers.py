@@ -171,6 +171,7 @@ def test_gavel_counts_steps_and_keys_models_as_its_table_does():
     assert (jobs.model[third], jobs.batch_size[third]) == ("ResNet-18 (batch size 16)", 16)
     assert jobs.model[row(jobs, "6")] == "CycleGAN" and np.isnan(jobs.batch_size[row(jobs, "6")])
     assert np.isnan(jobs.deadline_s).all()
+    assert jobs.slo[row(jobs, "1")] == 1.5 and np.isnan(jobs.slo[third])  # of a run time that only a profile knows
 
 
 def test_gavel_of_seven_columns(tmp_path):

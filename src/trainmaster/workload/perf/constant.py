@@ -46,4 +46,4 @@ class Constant:
         if unknown.any():
             job = jobs.id[int(np.argmax(unknown))]
             raise InputError(f"job {job}: its work is not in seconds; give the performance data of its models with --profiles PATH")
-        return jobs, ConstantModel(jobs.gpu_milli.tolist())
+        return jobs.due_by_slo(jobs.work), ConstantModel(jobs.gpu_milli.tolist())

@@ -35,6 +35,7 @@ from trainmaster.workload.perf.reading import nearest
 
 JOB_KEY = re.compile(r"""\((?P<quote>['"])(?P<job_type>[^'"\\\x00-\x1f]{1,200})(?P=quote), ?(?P<scale>[1-9][0-9]{0,5})\)""")
 ALONE = "null"
+RUN_TIME_TYPE = "v100"
 MAX_STEPS_PER_S = 1e12
 
 Gang = tuple[str, int]  # job type, scale
@@ -105,7 +106,13 @@ class Gavel:
         for row in np.unique(kinds, axis=1, return_index=True)[1]:
             self._check_job(jobs, int(row), cluster.types)
         gangs = list(zip(jobs.model.text().tolist(), (jobs.gpu_milli // GPU_MILLI).tolist(), strict=True))
-        return jobs, GavelModel(self.rates, self.pairs, jobs.id, gangs)
+        return jobs.due_by_slo(jobs.work / self._run_rates(gangs)), GavelModel(self.rates, self.pairs, jobs.id, gangs)
+
+    def _run_rates(self, gangs: Sequence[Gang]) -> Floats:
+        """At which an SLO counts a job's run time: on a V100, as those who made the traces did; else where it is fastest."""
+        fastest = {gang: max(table.get(gang, 0.0) for table in self.rates.values()) for gang in set(gangs)}
+        rates = {gang: self.rates.get(RUN_TIME_TYPE, {}).get(gang, 0.0) or rate for gang, rate in fastest.items()}
+        return np.array([rates[gang] or np.nan for gang in gangs], np.float64)
 
     def _check_type(self, accelerator: str) -> None:
         if accelerator == UNTYPED:

@@ -107,4 +107,4 @@ class Speeds:
         by_code = np.array([[(row or {}).get(canonical(name), 0.0) for name in types] for row in rows])
         named = [plain(name) in self.table for name in jobs.model.names] + [False]
         unknown = int((~np.array(named)[jobs.model.codes]).sum())
-        return jobs, SpeedModel(by_code[jobs.model.codes], types, jobs.gpu_milli.tolist(), unknown, self.source)
+        return jobs.due_by_slo(jobs.work), SpeedModel(by_code[jobs.model.codes], types, jobs.gpu_milli.tolist(), unknown, self.source)

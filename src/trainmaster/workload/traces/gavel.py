@@ -1,11 +1,11 @@
 """Gavel: traces of its simulator (Narayanan et al., OSDI 2020). Tab-separated, no header, ten columns a job.
 
 becomes   job type -> model, as it keys the throughput table ("ResNet-18 (batch size 256)"), and the batch size in it ->
-          batch_size;  total steps -> work, in steps;  scale factor -> gpus;  priority weight -> weight;  arrival -> submit_s
+          batch_size;  total steps -> work, in steps;  scale factor -> gpus;  priority weight -> weight;  SLO -> slo, negative = none:
+          a multiple of the run time, from which --profiles makes deadline_s;  arrival -> submit_s
 skipped   zero-length (no steps)
-absent    ids (the row number is the id, as in its simulator), user, queue. An SLO is a multiple of the job's run time, which
-          only a throughput table tells: deadline_s stays absent. Command, directory, name of the steps flag and "needs
-          data" are not read.
+absent    ids (the row number is the id, as in its simulator), user, queue. Command, directory, name of the steps flag and
+          "needs data" are not read.
 
 The seven-column form of its traces/msr folder (job type, command, steps flag, needs data, total steps, arrival, scale
 factor), which the published simulator no longer parses, is read too.
@@ -35,6 +35,7 @@ def read(source: Source) -> Trace:
     steps = rows.floats("steps", at_least=0)
     rows.skip(steps == 0, "zero-length")
     batch_size = rows.frame["job type"].str.extract(r"\(batch size (\d+)\)").cast(pl.Float64).fill_null(np.nan)
+    slo = rows.floats("slo", default=-1.0)
     return rows.trace(
         FORMAT,
         submit_s=rows.floats("arrival", at_least=0),
@@ -43,5 +44,6 @@ def read(source: Source) -> Trace:
         work_in_steps=True,
         model=rows.required_labels("job type"),
         batch_size=batch_size.to_numpy(),
+        slo=np.where(slo < 0, np.nan, slo),
         weight=rows.floats("weight", default=1.0, at_least=0),
     )

@@ -3,7 +3,7 @@
 becomes   required: submit_s, gpus, work (seconds at those GPUs; steps where work_in_steps is true; `inf` for a service)
           optional: id, name, user, account, queue, app, eligible_s, accepts (types joined by "|"), max_nodes, nodes (exactly so
           many, as much on each), cpus, memory_gib, min_gpus, max_gpus, model, batch_size, steps (the work in steps, beside seconds),
-          deadline_s, limit_s, priority, weight, service_class, preemptible (true or false), recorded_start_s, recorded_end_s,
+          deadline_s, slo, limit_s, priority, weight, service_class, preemptible (true or false), recorded_start_s, recorded_end_s,
           seq (order among jobs submitted together)
           estimate_NAME -> estimates, a predicted run time in seconds under NAME
           Times are seconds from the trace's own zero. An empty field is absent.
@@ -27,7 +27,7 @@ FORMAT = "trainmaster"
 COLUMNS = ("submit_s", "gpus", "work")
 FIELDS = tuple(field.name for field in dataclasses.fields(Job))
 ESTIMATE = "estimate_"
-POSITIVE = ("min_gpus", "max_gpus", "batch_size", "steps", "limit_s")
+POSITIVE = ("min_gpus", "max_gpus", "batch_size", "steps", "slo", "limit_s")
 TIMES = ("eligible_s", "deadline_s", "recorded_start_s", "recorded_end_s")
 
 
