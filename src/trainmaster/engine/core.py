@@ -106,6 +106,7 @@ class Engine:
         self.active = np.zeros(0, np.int64)
         self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
         self.given: dict[int, tuple[Line, ...]] = {}  # lines that a holding job was given, by row
+        self.known_allocations: dict[int, tuple[tuple[int, int, int], Allocation]] = {}  # by row: which entry of the log, read once
         key = policy.key if isinstance(policy, ListPolicy) else None
         self.key: Compilable | None = key
         self.handover: Handover | None = None  # None = starting and stopping take no time
@@ -358,7 +359,7 @@ class Engine:
             round_s=self.round_s,
             profile=self.model,
             done=self.done,
-            holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
+            holdings=self._holdings,
             beside=self.traits.beside,
             observe=lambda: self._observed(rows, state, now_s),
             rates_of=self._rates_of,
@@ -405,20 +406,31 @@ class Engine:
         return Parts(S.part_node[at].copy(), S.part_milli[at].astype(np.int64), S.part_slot[at].copy(), S.part_cpu_milli[at].copy(),
                      S.part_memory_mib[at].copy(), a)  # fmt: skip
 
+    def _holdings(self, row: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        held = self.allocation(row)
+        return held.nodes, held.gpus
+
     def allocation(self, row: int, begin: int | None = None) -> Allocation:
         """What a running job holds, parts in the order they were taken; or what it is about to, the parts taken since `begin`."""
-        S, job, end = self.state, self.state.jobs[row], int(self.clock["n_parts"])
-        if begin is None:
-            a = int(job["allocation"])
-            begin, end = int(S.alloc_offset[a]), int(S.alloc_offset[a + 1])
-        share_milli = int(job["share_milli"])
-        held: dict[int, int] = {}
+        job = self.state.jobs[row]
+        share_milli, config = int(job["share_milli"]), int(job["config"])
+        if begin is not None:
+            return self._allocation(begin, int(self.clock["n_parts"]), share_milli, config)
+        key = (int(job["allocation"]), share_milli, config)  # the log only grows: what an entry says stays true
+        known = self.known_allocations.get(row)
+        if known is None or known[0] != key:
+            begin, end = self.state.alloc_offset[key[0] : key[0] + 2].tolist()
+            known = self.known_allocations[row] = (key, self._allocation(begin, end, share_milli, config))
+        return known[1]
+
+    def _allocation(self, begin: int, end: int, share_milli: int, config: int) -> Allocation:
+        S, held = self.state, dict[int, int]()
         for node, milli in zip(S.part_node[begin:end].tolist(), S.part_milli[begin:end].tolist(), strict=True):
             held[node] = held.get(node, 0) + milli
         types = tuple(self.cluster.nodes[node].type for node in held)
         gpus = tuple(milli / share_milli for milli in held.values())
         mixed = types if len(set(types)) > 1 else ()
-        return Allocation(tuple(held), gpus, types[0], int(job["config"]), share_milli / GPU_MILLI, mixed)
+        return Allocation(tuple(held), gpus, types[0], config, share_milli / GPU_MILLI, mixed)
 
     def neighbours(self, row: int) -> tuple[int, ...]:
         """Rows of the other jobs on its GPUs."""
@@ -606,7 +618,8 @@ class Engine:
             work = float(self.jobs.work[row])
             work_left, until = float(job["work_left"]), self.until[row]
             done = until if work_left == work - until else work - work_left  # a mark that was reached is reached exactly
-            rate, self.until[row] = self.model.rate(row, self.allocation(row), done, self.neighbours(row))
+            neighbours = self.neighbours(row) if clock["by_neighbours"] else ()
+            rate, self.until[row] = self.model.rate(row, self.allocation(row), done, neighbours)
             kernels.rate_job(S.clock, np.int32(row), rate, max(work - self.until[row], 0.0))
 
     def _break(self) -> None:

@@ -140,7 +140,8 @@ def share(left: Sequence[Floats], total: int, least: Sequence[int] | None = None
 
 
 def _on(seconds: Floats) -> Callable[[Counts], float]:
-    return lambda counts: float(seconds[counts[0]]) if counts[0] < len(seconds) else np.inf
+    by_workers = seconds.tolist()
+    return lambda counts: by_workers[counts[0]] if counts[0] < len(by_workers) else np.inf
 
 
 def grow(left: Sequence[Callable[[Counts], float]], first: Sequence[Counts], demand: Sequence[float], capacity: float) -> list[Counts]:
@@ -150,14 +151,15 @@ def grow(left: Sequence[Callable[[Counts], float]], first: Sequence[Counts], dem
     """
     nothing = tuple(0 for _ in demand)
     held, now_s = [nothing] * len(left), [np.inf] * len(left)
-    savings: list[tuple[float, int, int]] = []  # (-gain, job, kind)
+    savings: list[tuple[float, int, int, Counts, Counts, float]] = []  # (-gain, job, kind, tasks now, tasks then, seconds left then)
 
     def offer(job: int) -> None:
         for kind, each in enumerate(demand):
-            more = tuple(count + (k == kind) for k, count in enumerate(held[job]))
-            gain = (now_s[job] - left[job](more)) / each
-            if gain > 0:
-                heapq.heappush(savings, (-gain, job, kind))
+            counts = held[job]
+            more = (*counts[:kind], counts[kind] + 1, *counts[kind + 1 :])
+            seconds = left[job](more)
+            if seconds < now_s[job]:
+                heapq.heappush(savings, ((seconds - now_s[job]) / each, job, kind, counts, more, seconds))
 
     for job, counts in enumerate(first):
         need = sum(count * each for count, each in zip(counts, demand, strict=True))
@@ -168,14 +170,13 @@ def grow(left: Sequence[Callable[[Counts], float]], first: Sequence[Counts], dem
         if held[job] != nothing:
             offer(job)
     while savings:
-        gain, job, kind = heapq.heappop(savings)
-        more = tuple(count + (k == kind) for k, count in enumerate(held[job]))
-        seconds = left[job](more)
-        if demand[kind] > capacity or (now_s[job] - seconds) / demand[kind] != -gain:
+        _, job, kind, counts, more, seconds = heapq.heappop(savings)
+        if demand[kind] > capacity or held[job] is not counts:
             continue  # it does not fit, or another kind has been added since
         held[job], now_s[job] = more, seconds
         capacity -= demand[kind]
-        offer(job)
+        if capacity > 0:
+            offer(job)
     return held
 
 
