@@ -209,22 +209,36 @@ class Engine:
         for node in grown:
             kernels.set_node(S.clock, np.int32(node), True)
         packed = compiled(find_placement("packed").pick, kernels.PICK)
-        _, first = np.unique(S.jobs["klass"], return_index=True)
-        for row in first:
-            queue = S.queues[S.jobs[row]["queue"]]
-            over_quota = self.cluster.queues and not queue["borrow"] and S.jobs[row]["milli"] > queue["quota_milli"]
-            if over_quota or not kernels.could_run(S.clock, np.int32(row), packed):
-                same = S.jobs["klass"] == S.jobs[row]["klass"]
+        least_milli = np.rint(self.policy.least_gpus(self.jobs) * GPU_MILLI).astype(np.int64)
+        _, first, kind = np.unique(np.stack([S.jobs["klass"], least_milli]), axis=1, return_index=True, return_inverse=True)
+        for number, row in enumerate(first.tolist()):
+            queue, milli = S.queues[S.jobs[row]["queue"]], int(least_milli[row])
+            over_quota = self.cluster.queues and not queue["borrow"] and milli > queue["quota_milli"]
+            if over_quota or not self._could_run(row, milli, packed):
+                same = kind.reshape(-1) == number
                 self.outcome[same] = UNSCHEDULABLE
-                self.reason[same] = self._why_never(int(row), bool(over_quota))
+                self.reason[same] = self._why_never(row, milli, bool(over_quota))
                 S.jobs["phase"][same] = ENDED
         for node in grown:
             kernels.set_node(S.clock, np.int32(node), False)
         self.clock["decide_s"] = np.inf
 
-    def _why_never(self, row: int, over_quota: bool) -> str:
-        gpus = self.jobs.gpu_milli[row] / GPU_MILLI
-        asked = f"a gang of {gpus:g}" if gpus > 1 else f"{gpus:g} GPU" if gpus else f"{self.jobs.cpus[row]:g} CPUs"
+    def _could_run(self, row: int, milli: int, pick: Any) -> bool:
+        """On so much of what it asked for, now."""
+        S, job = self.state, self.state.jobs[row]
+        if milli == job["milli"]:
+            return bool(kernels.could_run(S.clock, np.int32(row), pick))
+        begin = int(self.clock["n_parts"])
+        cpu_milli, memory_mib = int(job["cpu_milli"]) * milli // int(job["milli"]), int(job["memory_mib"]) * milli // int(job["milli"])
+        self.make_room([milli // GPU_MILLI + 1])
+        found = kernels.place_parts(S.clock, np.int32(row), milli, cpu_milli, memory_mib, -1, job["max_nodes"], pick)
+        kernels.drop_parts(S.clock, begin)
+        return bool(found)
+
+    def _why_never(self, row: int, milli: int, over_quota: bool) -> str:
+        gpus = milli / GPU_MILLI
+        elastic = "at least " if milli < self.jobs.gpu_milli[row] else ""
+        asked = f"a gang of {elastic}{gpus:g}" if gpus > 1 else f"{gpus:g} GPU" if gpus else f"{self.jobs.cpus[row]:g} CPUs"
         if over_quota:
             return f"{asked} is more than the quota of queue {self.jobs.queue[row]}, which does not borrow"
         accepted = self.jobs.accept_sets[self.jobs.accept_set[row]]

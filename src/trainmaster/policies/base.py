@@ -390,6 +390,10 @@ class Policy(Generic[P]):
     def validate(self, restart_cost_s: float) -> None:
         """Raise ParamError if the parameters make no sense at this restart cost."""
 
+    def least_gpus(self, jobs: JobTable) -> Floats:
+        """The fewest GPUs that it runs each job on: what does not fit the whole cluster on so many is unschedulable."""
+        return jobs.gpus
+
     def start_memory(self, jobs: int) -> Memory:
         """Memory of a policy that has decided nothing yet; `jobs` bounds seq from above."""
         return {}

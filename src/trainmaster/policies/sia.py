@@ -2,7 +2,8 @@
 
 Jayaram Subramanya et al., "Sia: Heterogeneity-aware, goodput-optimized ML-cluster scheduling", SOSP 2023, sections 3 and 4.
 
-    configuration  (type, nodes, GPUs): a power of two inside a node, or whole nodes; so a placement always exists      [section 3.3]
+    configuration  (type, nodes, GPUs): a power of two inside a node, or whole nodes; so a placement always exists      [section 3.3];
+                   a job whose user's bounds admit none of these runs on its minimum
     g[j, c]        goodput of job j in c / its least one in any c, x max(age - restarts x cost, 0) / (age + cost) if j is not in c
     x[j, c]        1 if j runs in c; at most one c a job; no type gives more GPUs than it has
     minimise       sum of x[j, c] g[j, c]^fairness + waiting_cost for every job that runs nowhere (fairness below 0)    [eq. 3]
@@ -16,18 +17,23 @@ application (`--restart-cost` holds for all), so its absolute completion times a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.policies.base import Array, Decision, EngineRules, Floats, Line, Memory, Policy, Preset, View, check, policy
-from trainmaster.policies.elasticflow import buddies
+from trainmaster.policies.buddies import anyhow, buddies
 from trainmaster.policies.goodput import Fits, Parts, count_moves, first_batch, worth_if_moved
+from trainmaster.policies.speeds import least_elastic
 from trainmaster.workload.perf.base import Allocation
-from trainmaster.workload.perf.goodput import Measured, goodput_table
+from trainmaster.workload.perf.goodput import Measured
 from trainmaster.workload.perf.placements import pack
+
+if TYPE_CHECKING:
+    from trainmaster.workload.jobs import JobTable
 
 Ints = NDArray[np.int64]
 
@@ -61,15 +67,26 @@ class Sia(Policy[Params]):
     def start_memory(self, jobs: int) -> Memory:
         return {"fits": {}, "restarts": np.zeros(jobs), "started": np.zeros(jobs)}
 
+    def least_gpus(self, jobs: JobTable) -> Floats:
+        return least_elastic(jobs)
+
     def decide(self, view: View, memory: Memory) -> Decision:
         jobs = view.jobs
         if not len(jobs):
             return Decision()
         fits = self.fits(view, memory)
         nodes = {t: np.flatnonzero(view.nodes.up & (view.nodes.type == t)) for t in fits}
-        choices = [c for t in fits for c in configurations(t, view.nodes.gpus[nodes[t]], self.params.most_gpus)]
+        standard = [c for t in fits for c in configurations(t, view.nodes.gpus[nodes[t]], self.params.most_gpus)]
+        if not standard:
+            return Decision()  # no node is there
+        most = next(iter(fits.values())).most_gpus(np.arange(len(jobs)))
+        accepted: Array = allowed(view, standard) & (np.array([c.gpus for c in standard]) <= most[:, None])
+        bare: Array = accepted.sum(axis=1) == 0
+        odd = [c for t in fits for c in odd_configurations(t, view.nodes.gpus[nodes[t]], jobs.min_gpus[bare])]
+        insists: Array = bare[:, None] & (np.array([c.gpus for c in odd]) == jobs.min_gpus[:, None]) & allowed(view, odd)
+        choices, accepted = standard + odd, np.concatenate([accepted, insists], axis=1)
         present = [self.present(view, choices, job) for job in range(len(jobs))]
-        worth = goodputs(fits, choices, len(jobs)) * allowed(view, choices)
+        worth = goodputs(fits, choices, most) * accepted
         pinned = (jobs.state["pinned"].astype(bool) | (jobs.phase == STARTING)) & jobs.running
         for job in np.flatnonzero(pinned).tolist():
             here = np.arange(len(choices)) == present[job]
@@ -112,7 +129,7 @@ class Sia(Policy[Params]):
                 on, counts = view.holdings(int(view.jobs.row[job]))
                 if all(node in place for node in on):
                     held[job] = [(place[node], int(count)) for node, count in zip(on, counts, strict=True)]
-            found = buddies(gpus, size, held) or buddies(gpus, size, {}) or {}
+            found = buddies(gpus, size, held) or buddies(gpus, size, {}) or anyhow(gpus, size, held)
             for job, parts in found.items():
                 after = [(int(mine[i]), count) for i, count in parts]
                 count_moves(view, memory, job, before(view, job), after)
@@ -139,6 +156,13 @@ def configurations(accelerator: str, node_gpus: Array, most: int) -> list[Config
     return inside + [Configuration(accelerator, n, n * size) for n in range(2, whole + 1) if n * size <= most]
 
 
+def odd_configurations(accelerator: str, node_gpus: Array, least: Array) -> list[Configuration]:
+    """For jobs that no other configuration has enough GPUs for, or exactly as many: their minimum, on as few nodes as hold it."""
+    largest_first = np.sort(node_gpus)[::-1].cumsum()
+    sizes = sorted({int(gpus) for gpus in least[~np.isnan(least)].tolist() if gpus <= node_gpus.sum()})
+    return [Configuration(accelerator, int(np.searchsorted(largest_first, gpus)) + 1, gpus) for gpus in sizes]
+
+
 def profile(view: View, fits: Fits, job: int) -> None:
     """One GPU of this type at its smallest, its initial and its largest batch."""
     row, limits, accelerator = int(view.jobs.row[job]), fits.limits[job], str(fits.accelerator)
@@ -150,15 +174,14 @@ def profile(view: View, fits: Fits, job: int) -> None:
         fits.add(int(view.jobs.seq[job]), Measured(1, 1, int(seen["atomic_batch"]), seen["pass_s"], seen["step_s"]))
 
 
-def goodputs(fits: dict[str, Fits], choices: list[Configuration], jobs: int) -> Floats:
+def goodputs(fits: dict[str, Fits], choices: list[Configuration], most: Ints) -> Floats:
     """[job, configuration]: the best goodput there; 0 where it may not run."""
-    everybody = np.arange(jobs)
-    most = next(iter(fits.values())).most_gpus(everybody)
+    everybody = np.arange(len(most))
     asked = {(choice.nodes > 1, choice.gpus) for choice in choices} | {(False, 1)}
-    tables = {t: goodput_table(*fit.columns(everybody), most, asked) for t, fit in fits.items()}
+    tables = {t: fit.table(everybody, most, asked) for t, fit in fits.items()}
     several = {t: np.array([any(point[1] > 1 for point in fit.memory["measured"][str(seq)]) for seq in fit.view.jobs.seq.tolist()])
                for t, fit in fits.items()}  # fmt: skip
-    worth = np.zeros((jobs, len(choices)))
+    worth = np.zeros((len(most), len(choices)))
     for c, choice in enumerate(choices):
         table, spans = tables[choice.accelerator], int(choice.nodes > 1)
         if choice.gpus >= table.shape[2]:
@@ -172,11 +195,11 @@ def goodputs(fits: dict[str, Fits], choices: list[Configuration], jobs: int) -> 
     return worth
 
 
-def allowed(view: View, choices: list[Configuration]) -> Array:
+def allowed(view: View, choices: Sequence[Configuration]) -> Array:
     """[job, configuration]: whether its user accepts it."""
     jobs = view.jobs
     accepted = [jobs.table.accept_sets[jobs.table.accept_set[row]] for row in jobs.row.tolist()]
-    types = np.array([[not names or not c.accelerator or c.accelerator in names for c in choices] for names in accepted])
+    types = np.array([[not names or not c.accelerator or c.accelerator in names for c in choices] for names in accepted], bool)
     gpus = np.array([c.gpus for c in choices])
     return types & ~(gpus < jobs.min_gpus[:, None]) & ~(gpus > jobs.max_gpus[:, None])
 
