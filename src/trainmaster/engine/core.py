@@ -92,7 +92,9 @@ class Engine:
         self.node_types = np.array([node.type for node in cluster.nodes], object)
         self.node_labels = np.array([node.label or "" for node in cluster.nodes], object)
         self.type_of_node = np.array([self.types.index(name) if name in self.types else -1 for name in self.node_types], np.int64)
+        self.slowdown = of_model(jobs, rules.slowdown, 1.0)
         rates = model.rates_by_type(jobs, self.types)
+        rates = None if rates is None else rates / self.slowdown[:, None]
         self.state = build_state(jobs, cluster, rates, self.types)
         self.clock = self.state.clock[0]
         self.pick = compiled(self.placement.pick, kernels.PICK)
@@ -144,6 +146,7 @@ class Engine:
         if self.traits.restart_s is not None and self.rules.restart_cost_s is None and self.setup.restart_cost_s is None:
             own_s = self.traits.restart_s(jobs)
             S.jobs["restart_s"] = np.where(np.isnan(own_s), self.restart_cost_s, own_s)
+        S.jobs["restart_s"] = of_model(jobs, self.rules.restart_s, S.jobs["restart_s"])
         if self.estimates is not None and not self.clock["predicts"]:
             S.jobs["estimate_s"] = self.estimates
         if rates is None:
@@ -177,7 +180,7 @@ class Engine:
         gpus, node_gpus = int(self.jobs.gpu_milli[row] // GPU_MILLI), max(node.gpus for node in self.cluster.nodes)
         parts = [float(node_gpus)] * (gpus // node_gpus) + ([float(gpus % node_gpus)] if gpus % node_gpus else [])
         rate, _ = self.model.rate(row, Allocation(tuple(range(len(parts))), tuple(parts), self.types[type_]), 0.0, ())
-        return max(rate, 1e-300)
+        return max(rate / float(self.slowdown[row]), 1e-300)
 
     def _rates_of(self, rows: np.ndarray) -> Floats:
         """(rows, types) rates alone on the gang asked for; 0 where the job does not run."""
@@ -634,7 +637,7 @@ class Engine:
             done = until if work_left == work - until else work - work_left  # a mark that was reached is reached exactly
             neighbours = self.neighbours(row) if clock["by_neighbours"] else ()
             rate, self.until[row] = self.model.rate(row, self.allocation(row), done, neighbours)
-            kernels.rate_job(S.clock, np.int32(row), rate, max(work - self.until[row], 0.0))
+            kernels.rate_job(S.clock, np.int32(row), rate / float(self.slowdown[row]), max(work - self.until[row], 0.0))
 
     def _break(self) -> None:
         broken, now_s = int(self.clock["broken"]), float(self.clock["now_s"])
@@ -656,6 +659,12 @@ def fewest_nodes(jobs: JobTable, cluster: Cluster) -> np.ndarray:
         largest[accept, queue] = max(open_to, default=1) or 1
     per_node = np.array([largest[accept, queue] for accept, queue in kinds.T.tolist()])[kind.reshape(-1)]
     return -(-jobs.gpu_milli // (per_node * GPU_MILLI))
+
+
+def of_model(jobs: JobTable, known: Mapping[str, float], otherwise: float | Floats) -> Floats:
+    """A figure of each job by its model."""
+    values = np.array([*(known.get(name, np.nan) for name in jobs.model.names), np.nan])[jobs.model.codes]
+    return np.where(np.isnan(values), otherwise, values)
 
 
 def _first(*values: Any) -> Any:

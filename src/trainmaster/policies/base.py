@@ -351,6 +351,8 @@ class EngineRules:
     span_nodes: bool = True  # false: a gang takes the fewest nodes that can hold it, or waits
     unplaced_keeps_count: bool = False  # a job that finds no nodes still uses up its count
     own_rounds: bool = False  # decide at events; `--round` is handed to the policy, whose rounds they are
+    slowdown: Mapping[str, float] = field(default_factory=dict)  # by model: its jobs take so many times as long as the profile says
+    restart_s: Mapping[str, float] = field(default_factory=dict)  # by model: its own restart cost, whatever `--restart-cost` says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,10 +87,15 @@ class Fits:
         return self.memory["params"][seq], self.memory["stats"][seq], limits
 
     def table(self, jobs: Array, most: Ints, asked: Iterable[tuple[bool, int]] | None = None) -> Floats:
-        """[job, spans nodes, GPUs], as `goodput_table`; a minimum beyond what its batch can be split over is worth no more than that."""
-        params, stats, limits = self.columns(jobs)
-        table = goodput_table(params, stats, limits, most, asked)
+        """[job, spans nodes, GPUs], as `goodput_table`; 0 of jobs without a fit. A minimum beyond what the batch can be split over is
+        worth no more than that."""
+        known, (params, stats, limits) = self.known(jobs), self.columns(jobs)
+        table = np.zeros((len(jobs), 2, int(most.max(initial=0)) + 1))
+        found = goodput_table(params[known], stats[known], limits[known], most[known], asked)
+        table[known, :, : found.shape[2]] = found
         for i, job in enumerate(jobs.tolist()):
+            if not known[i]:
+                continue
             batch = 1 if self.fixed[job] else self.limits[job].most_gpus()
             if most[i] > batch:
                 best = best_batch(params[i], float(stats[i, 0]), float(stats[i, 1]), self.limits[job], 1, batch)

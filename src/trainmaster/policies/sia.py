@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainmaster.policies.base import Array, Decision, EngineRules, Floats, Line, Memory, Policy, Preset, View, check, policy
+from trainmaster.policies import sia_artifact
+from trainmaster.policies.base import Array, Decision, Floats, Line, Memory, Policy, Preset, View, check, policy
 from trainmaster.policies.buddies import anyhow, buddies
 from trainmaster.policies.goodput import Fits, Parts, count_moves, first_batch, worth_if_moved
 from trainmaster.policies.speeds import least_elastic
@@ -46,6 +47,7 @@ class Params:
     waiting_cost: float = 1.1  # of a job that runs nowhere; 1 is what the least configuration costs
     interval_s: float = 60.0  # what has been observed is looked at so often, events or not
     most_gpus: int = 64  # of a job
+    profile_first: bool = True  # on one GPU of every type, before a job starts; false: known once it has run somewhere
 
     def __post_init__(self) -> None:
         check(self.fairness < 0, "fairness is below 0: the least goodput counts most")
@@ -60,7 +62,7 @@ class Configuration:
 
 
 @policy(name="sia", paper="Jayaram Subramanya et al., SOSP 2023", needs=("profile",), params=Params,
-        presets={"artifact": Preset(rules=EngineRules(due_grid_s=1.0), source="siasosp23/artifacts, commit aaf7a0d")})
+        presets={"artifact": Preset(params={"profile_first": False}, rules=sia_artifact.RULES, source=sia_artifact.SOURCE)})
 class Sia(Policy[Params]):
     round_s = 60.0
 
@@ -91,7 +93,8 @@ class Sia(Policy[Params]):
         for job in np.flatnonzero(pinned).tolist():
             here = np.arange(len(choices)) == present[job]
             worth[job] = np.where(here, max(worth[job, present[job]], 1e-9), 0.0) if present[job] >= 0 else worth[job]
-        cost = costs(worth, worth_if_moved(view, memory, np.arange(len(jobs))), present, self.params.fairness)
+        moved = np.where(jobs.running, worth_if_moved(view, memory, np.arange(len(jobs))), 1.0)  # who waits has nothing to lose
+        cost = costs(worth, moved, present, self.params.fairness)
         capacity = {t: int(view.nodes.gpus[nodes[t]].sum()) for t in fits}
         chosen = solve(cost, choices, capacity, self.params.waiting_cost, pinned)
         return Decision(lines=tuple(self.lines(view, memory, fits, choices, chosen, nodes)), lease_s=self.params.interval_s)
@@ -102,7 +105,7 @@ class Sia(Policy[Params]):
         for accelerator in view.capacity_gpus:
             known = memory["fits"].setdefault(accelerator, Fits.start(len(memory["restarts"])))
             fits = found[accelerator] = Fits(known, view, accelerator)
-            for job in np.flatnonzero(~fits.known(np.arange(len(view.jobs)))).tolist():
+            for job in np.flatnonzero(~fits.known(np.arange(len(view.jobs)))).tolist() if self.params.profile_first else ():
                 profile(view, fits, job)
             fits.observe()
         seen = np.max([memory["fits"][t]["seen_gpus"] for t in found], axis=0)
@@ -175,13 +178,18 @@ def profile(view: View, fits: Fits, job: int) -> None:
 
 
 def goodputs(fits: dict[str, Fits], choices: list[Configuration], most: Ints) -> Floats:
-    """[job, configuration]: the best goodput there; 0 where it may not run."""
+    """[job, configuration]: the best goodput there; 0 where it may not run.
+
+    A type where a job has only run on one GPU scales like one where it has run on more; one where it has not run at all is that one,
+    by their speeds on one GPU. A job that has run nowhere is worth as much on one GPU of any type.
+    """
     everybody = np.arange(len(most))
     asked = {(choice.nodes > 1, choice.gpus) for choice in choices} | {(False, 1)}
     tables = {t: fit.table(everybody, most, asked) for t, fit in fits.items()}
-    several = {t: np.array([any(point[1] > 1 for point in fit.memory["measured"][str(seq)]) for seq in fit.view.jobs.seq.tolist()])
+    project(fits, tables)
+    several = {t: np.array([any(point[1] > 1 for point in fit.memory["measured"].get(str(seq), ())) for seq in fit.view.jobs.seq.tolist()])
                for t, fit in fits.items()}  # fmt: skip
-    worth = np.zeros((len(most), len(choices)))
+    worth = np.zeros((len(everybody), len(choices)))
     for c, choice in enumerate(choices):
         table, spans = tables[choice.accelerator], int(choice.nodes > 1)
         if choice.gpus >= table.shape[2]:
@@ -190,9 +198,23 @@ def goodputs(fits: dict[str, Fits], choices: list[Configuration], most: Ints) ->
         if choice.gpus == 1:
             continue
         for other, shown in several.items():  # scales like a type on which it has been seen to
-            alike = shown & ~several[choice.accelerator] & (worth[:, c] > 0) & (tables[other][:, 0, 1] > 0)
-            worth[alike, c] = (table[:, 0, 1] * tables[other][:, spans, choice.gpus] / np.maximum(tables[other][:, 0, 1], 1e-300))[alike]
+            known = shown & ~several[choice.accelerator] & (worth[:, c] > 0) & (tables[other][:, 0, 1] > 0)
+            worth[known, c] = (table[:, 0, 1] * tables[other][:, spans, choice.gpus] / np.maximum(tables[other][:, 0, 1], 1e-300))[known]
     return worth
+
+
+def project(fits: dict[str, Fits], tables: dict[str, Floats]) -> None:
+    """Fill in the tables of types where a job has not run."""
+    jobs = np.arange(len(next(iter(tables.values()))))
+    known = {t: fit.known(jobs) for t, fit in fits.items()}
+    for job in np.flatnonzero(~np.all(list(known.values()), axis=0)).tolist():
+        source = next((t for t in fits if known[t][job]), None)
+        for t, fit in fits.items():
+            if source is None:
+                tables[t][job, 0, 1] = 1.0
+            elif not known[t][job]:
+                row, profile = int(fit.view.jobs.row[job]), fit.profile
+                tables[t][job] = tables[source][job] * (profile.speed_alone(row, t) / profile.speed_alone(row, source))
 
 
 def allowed(view: View, choices: Sequence[Configuration]) -> Array:
