@@ -57,7 +57,13 @@ def test_a_share_is_needed_only_from_as_late_as_possible_and_half_of_it_before()
     met, pieces = planned([(10, 40, LINEAR), (20, 70, LINEAR)], 8)
 
     assert (met, pieces[0]) == ([True, True], [0, 0, 10, 4])
-    assert pieces[1:] == [[1, 0, 10, 2], [1, 10, 10 + 50 / 4, 4]] or pieces[1:] == [[1, 0, 10, 4], [1, 10, 17.5, 4]]
+    assert pieces[1:] == [[1, 0, 17.5, 4]]
+
+
+def test_a_restart_is_planned_where_a_size_changes():
+    assert planned([(10, 18, LINEAR)], 8, restart_s=1) == ([True], [[0, 0, 10, 2]])  # a second to start, nine at work
+    assert planned([(10, 19, LINEAR)], 8, restart_s=1) == ([True], [[0, 0, 1 + 19 / 4, 4]])  # two GPUs would need ten and a half
+    assert planned([(10, 18, LINEAR)], 2, restart_s=2) == ([False], [[0, 0, 11, 2]])
 
 
 def test_what_cannot_end_in_time_is_planned_late():

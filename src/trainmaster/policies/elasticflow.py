@@ -25,8 +25,10 @@ time grows *most*. Not here: its restart times, and its table of largest sizes, 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from trainmaster.workload.jobs import JobTable
 
 UNKNOWN, ADMITTED, BEST_EFFORT = range(3)
+ALMOST = 1e-6  # of a job's work, or of a second: less is the rounding of many decisions
 BIBTEX = """@inproceedings{elasticflow,
   author = {Gu, Diandian and Zhao, Yihao and Zhong, Yinmin and Xiong, Yifan and Han, Zhenhua and Cheng, Peng and Yang, Fan and Huang,
             Gang and Jin, Xin and Liu, Xuanzhe},
@@ -85,7 +88,7 @@ class ElasticFlow(Policy[Params]):
                 now_gpus[demand.index[int(seq)]] = gpus
         borders_s = plan[:, 1:3][plan[:, 1:3] > view.now_s]
         step_s = float(borders_s.min() - view.now_s) if len(borders_s) else np.inf
-        promises = Promises(demand, plan, view.now_s)
+        promises = Promises.of(demand, plan, view.now_s)
         give_spare(demand, kept, now_gpus, total, step_s, promises, dearest=self.params.spare == "dearest")
         memory["plan"] = promises.plan
         lines = place(view, now_gpus, promises)
@@ -103,7 +106,7 @@ class ElasticFlow(Policy[Params]):
         alive = np.isin(memory["plan"][:, 0], jobs.seq) & (memory["plan"][:, 2] > view.now_s)
         memory["plan"] = memory["plan"][alive]
         met, plan = demand.plan(view, admitted, total)
-        kept = Promises(demand, memory["plan"], view.now_s).kept(admitted)
+        kept = Promises.of(demand, memory["plan"], view.now_s).kept(admitted)
         if not self.params.keep_plan or met[kept].all():
             memory["plan"], kept = plan, met
         refused = list[int]()
@@ -111,6 +114,13 @@ class ElasticFlow(Policy[Params]):
         candidates = candidates[np.argsort(demand.deadline_s[candidates], kind="stable")]
         together = self.params.admit == "together"
         groups = [candidates] if together and len(candidates) else list(candidates[:, None])
+        if len(groups) > 1:  # all at once, if that keeps every promise
+            everybody = np.concatenate([admitted, candidates])
+            met, plan = demand.plan(view, everybody, total)
+            if met[len(admitted) :].all() and met[: len(admitted)][kept].all():
+                groups = []
+                standing[jobs.seq[candidates]] = ADMITTED
+                memory["plan"] = plan
         for group in groups:
             everybody = np.concatenate([admitted, group])
             met, plan = demand.plan(view, everybody, total)
@@ -128,7 +138,7 @@ class ElasticFlow(Policy[Params]):
         return np.array(refused, np.int64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Demand:
     """The jobs of a view as plans see them."""
 
@@ -169,18 +179,27 @@ class Demand:
         """A change of size costs something."""
         return bool(self.restart_s.any())
 
+    @cached_property
+    def curves(self) -> list[dict[int, float]]:
+        """Speed by size, of each job on the sizes it runs on up to its largest useful one."""
+        sizes = self.sizes.tolist()
+        return [
+            {size: speed for size, speed in zip(sizes[: top + 1], row[: top + 1], strict=True) if speed > 0}
+            for row, top in zip(self.speed.tolist(), self.top.tolist(), strict=True)
+        ]
+
     def gpu_time(self, job: int, gpus: int, now_s: float, step_s: float) -> float:
         """GPU-seconds to its end on `gpus` for the next `step_s`, then on the smallest size that ends in time."""
-        speed = self.speed[job, np.searchsorted(self.sizes, gpus)] if gpus else 0.0
-        lost_s = float(self.idle_s[job] if gpus == self.held[job] else self.restart_s[job])
-        work = min(speed * max(step_s - lost_s, 0.0), self.left[job]) if gpus else 0.0
-        rest_s = self.deadline_s[job] - now_s - (step_s if np.isfinite(step_s) else 0.0)
-        rest = self.left[job] - work
-        sizes = np.flatnonzero(self.speed[job] > 0)
-        enough = sizes[self.speed[job, sizes] * max(rest_s, 0.0) >= rest]
-        later = int(enough[0]) if len(enough) else int(self.top[job])
-        spent_s = min(lost_s, step_s) + work / speed if gpus else 0.0
-        return float(gpus * spent_s + self.sizes[later] * rest / self.speed[job, later])
+        curve, left, lost_s = self.curves[job], float(self.left[job]), 0.0
+        spent = work = 0.0
+        if gpus:
+            lost_s = float(self.idle_s[job] if gpus == self.held[job] else self.restart_s[job])
+            work = min(curve[gpus] * max(step_s - lost_s, 0.0), left)
+            spent = gpus * (min(lost_s, step_s) + work / curve[gpus])
+        rest_s = max(float(self.deadline_s[job]) - now_s - (step_s if step_s < math.inf else 0.0), 0.0)
+        rest = left - work
+        size, speed = next(((size, speed) for size, speed in curve.items() if speed * rest_s >= rest), last(curve))
+        return spent + size * rest / speed
 
     def plan(self, view: View, jobs: Array, total: int, beside: Floats | None = None) -> tuple[Array, Floats]:
         """(met, pieces by seq) of these jobs, in the order of their deadlines, beside what is planned already."""
@@ -202,41 +221,66 @@ def odd_minimum(low: Floats, high: Floats) -> Ints:
     return np.where(2.0 ** np.ceil(np.log2(least)) > high, least, 0.0).astype(np.int64)
 
 
+def last(curve: dict[int, float]) -> tuple[int, float]:
+    size = next(reversed(curve))
+    return size, curve[size]
+
+
+Piece = tuple[float, float, int]  # from_s, until_s, GPUs
+
+
 @dataclass(slots=True)
 class Promises:
     """A plan, and whom it brings to an end in time."""
 
     demand: Demand
-    plan: Floats  # (seq, from_s, until_s, GPUs), those of a job in order of time
+    pieces: dict[int, list[Piece]]  # by job, in order of time
     now_s: float
 
-    def kept(self, jobs: Array, moved: Array | None = None) -> Array:
-        """Which of these jobs end in time if the plan goes on; `moved`: jobs that lose their restart now."""
-        from trainmaster.policies.kernels.deadlines import ends
+    @classmethod
+    def of(cls, demand: Demand, plan: Floats, now_s: float) -> Promises:
+        pieces: dict[int, list[Piece]] = {}
+        for seq, begin_s, until_s, gpus in plan.tolist():
+            pieces.setdefault(demand.index[int(seq)], []).append((begin_s, until_s, int(gpus)))
+        return cls(demand, pieces, now_s)
 
-        d = self.demand
-        of = np.array([d.index[seq] for seq in self.plan[:, 0].astype(np.int64).tolist()], np.int64)
-        holds = d.holds.copy()
-        if moved is not None:
-            holds[moved] = -1
-        ends_s = ends(self.now_s, of, self.plan[:, 1].copy(), self.plan[:, 2].copy(), np.searchsorted(d.sizes, self.plan[:, 3]), d.left,
-                      d.speed, holds, d.idle_s, d.restart_s)  # fmt: skip
-        return np.asarray(ends_s[jobs] <= d.deadline_s[jobs] + 1e-6)
+    @property
+    def plan(self) -> Floats:
+        rows = [(float(self.demand.seq[job]), *piece) for job, mine in self.pieces.items() for piece in mine]
+        return np.array(rows, np.float64).reshape(len(rows), 4)
+
+    def kept(self, jobs: Array, moved: bool = False) -> Array:
+        """Which of these jobs end in time if the plan goes on; `moved`: if they lose their restart now."""
+        return np.array([self._in_time(job, self.pieces.get(job, []), moved) for job in jobs.tolist()], bool)
+
+    def _in_time(self, job: int, pieces: list[Piece], moved: bool = False) -> bool:
+        d, curve = self.demand, self.demand.curves[job]
+        size, idle_s, at_s, left = int(d.held[job]), float(d.idle_s[job]), self.now_s, float(d.left[job]) * (1 - ALMOST)
+        if moved:
+            size = 0
+        for begin_s, until_s, gpus in pieces:
+            begin_s = max(begin_s, self.now_s)
+            if until_s <= begin_s:
+                continue
+            if gpus != size or begin_s > at_s:
+                size, idle_s = gpus, float(d.restart_s[job])
+            at_s, seconds = until_s, until_s - begin_s
+            needed_s = idle_s + left / curve[gpus]
+            if needed_s <= seconds:
+                return begin_s + needed_s <= float(d.deadline_s[job]) + ALMOST
+            left -= curve[gpus] * max(seconds - idle_s, 0.0)
+            idle_s = max(idle_s - seconds, 0.0)
+        return left <= 0
 
     def grow(self, job: int, gpus: int, step_s: float) -> bool:
         """Give a job so many GPUs for the next `step_s`, unless the restarts for it would make it late."""
-        d = self.demand
-        mine = self.plan[:, 0] == d.seq[job]
-        if not d.charged or not mine.any():
-            return True  # nothing is lost by it, or nothing was promised
-        own = self.plan[mine]
-        own[:, 1] = np.maximum(own[:, 1], self.now_s + step_s)
-        own = np.concatenate([[[float(d.seq[job]), self.now_s, self.now_s + step_s, float(gpus)]], own[own[:, 1] < own[:, 2]]])
-        before, after = Promises(d, self.plan[mine], self.now_s), Promises(d, own, self.now_s)
-        one = np.array([job])
-        if before.kept(one)[0] and not after.kept(one)[0]:
+        mine, end_s = self.pieces.get(job), self.now_s + step_s
+        if mine is None or not self.demand.charged:
+            return True  # nothing was promised, or nothing is lost by it
+        after = [(self.now_s, end_s, gpus), *((max(begin_s, end_s), until_s, size) for begin_s, until_s, size in mine if until_s > end_s)]
+        if self._in_time(job, mine) and not self._in_time(job, after):
             return False
-        self.plan = np.concatenate([self.plan[~mine], own])
+        self.pieces[job] = after
         return True
 
 
@@ -249,15 +293,14 @@ def give_spare(demand: Demand, jobs: Array, now_gpus: Ints, total: int, step_s: 
     offers: list[tuple[bool, float, int, int, int, int]] = []  # (holds some, growth, rank, job, size now, next size), the first is served
 
     def offer(rank: int, job: int) -> None:
-        now = int(now_gpus[job])
-        larger = [int(demand.sizes[k]) for k in range(demand.top[job] + 1) if demand.sizes[k] > now and demand.speed[job, k] > 0]
-        same = [size for size in larger[1:] if size == demand.held[job] and demand.charged]
-        for up in larger[:1] + same:
-            spent = demand.gpu_time(job, up, promises.now_s, step_s) - demand.gpu_time(job, now, promises.now_s, step_s)
-            growth = spent / (up - now)
+        now, held = int(now_gpus[job]), int(demand.held[job])
+        larger = [size for size in demand.curves[job] if size > now]
+        spent = demand.gpu_time(job, now, promises.now_s, step_s) if larger else 0.0
+        for up in larger[:1] + [size for size in larger[1:] if size == held and demand.charged]:
+            growth = (demand.gpu_time(job, up, promises.now_s, step_s) - spent) / (up - now)
             heapq.heappush(offers, (now > 0, -growth if dearest else growth, rank, job, now, up))
 
-    for rank, job in enumerate(jobs[np.lexsort((demand.seq[jobs], demand.deadline_s[jobs]))].tolist()):
+    for rank, job in enumerate(jobs[np.lexsort((demand.seq[jobs], demand.deadline_s[jobs]))].tolist() if free else []):
         offer(rank, job)
     while offers and free > 0:
         _, _, rank, job, now, up = heapq.heappop(offers)
@@ -342,7 +385,7 @@ def moved_apart(gpus: Ints, nodes: Ints, held: Mapping[int, Parts], promises: Pr
         if found is not None:
             moved = np.array([job for job in smallest[:count] if sorted(found[job]) != sorted(held[job])], np.int64)
             in_time = promises.kept(moved)
-            return found if (promises.kept(moved, moved) >= in_time).all() else None
+            return found if (promises.kept(moved, moved=True) >= in_time).all() else None
         if count >= len(smallest):
             return None
         count = min(2 * count, len(smallest))

@@ -8,7 +8,6 @@ import numpy as np
 from numba import njit
 
 FLAT = 1e-9  # of a job's work: less is rounding
-ALMOST = 1e-6  # likewise, after many decisions
 
 
 @njit(cache=True)
@@ -142,8 +141,11 @@ def plan(now_s, slot_s, total, deadline_s, left, speed, sizes, top, held, holds,
             if n == len(pieces):
                 pieces = np.concatenate((pieces, np.empty((len(pieces), 4))))
             gpus = sizes[int(mine[i, 2])]
-            pieces[n, 0], pieces[n, 1], pieces[n, 2], pieces[n, 3] = j, mine[i, 0], mine[i, 1], gpus
-            n += 1
+            if i > 0 and mine[i, 2] == mine[i - 1, 2] and mine[i, 0] == mine[i - 1, 1]:
+                pieces[n - 1, 2] = mine[i, 1]
+            else:
+                pieces[n, 0], pieces[n, 1], pieces[n, 2], pieces[n, 3] = j, mine[i, 0], mine[i, 1], gpus
+                n += 1
             first, steps = split(at_s, free, steps, mine[i, 0])
             after = steps
             if mine[i, 1] < np.inf:
@@ -151,28 +153,6 @@ def plan(now_s, slot_s, total, deadline_s, left, speed, sizes, top, held, holds,
             for step in range(first, after):
                 free[step] -= gpus
     return met, pieces[:n].copy()
-
-
-@njit(cache=True)
-def ends(now_s, jobs, begin_s, until_s, size, left, speed, holds, idle_s, restart_s):  # type: ignore[no-untyped-def]
-    """When each job ends if its pieces (`jobs`, a row each, those of one job in order of time) are carried out; inf = not by them."""
-    count = len(left)
-    done, ends_s, at_s = np.zeros(count), np.full(count, np.inf), np.full(count, now_s)
-    on, idle = holds.copy(), idle_s.copy()
-    for p in range(len(jobs)):
-        j, first_s = jobs[p], max(begin_s[p], now_s)
-        if until_s[p] <= first_s or ends_s[j] < np.inf:
-            continue
-        if size[p] != on[j] or first_s > at_s[j]:
-            on[j], idle[j] = size[p], restart_s[j]
-        at_s[j] = until_s[p]
-        seconds = until_s[p] - first_s
-        needed_s = idle[j] + (left[j] * (1 - ALMOST) - done[j]) / speed[j, size[p]]
-        if needed_s <= seconds:
-            ends_s[j] = first_s + needed_s
-        done[j] += speed[j, size[p]] * max(seconds - idle[j], 0.0)
-        idle[j] = max(idle[j] - seconds, 0.0)
-    return ends_s
 
 
 @njit(cache=True)
