@@ -43,7 +43,7 @@ TIMES_OF_POLICIES = {
 }
 TIMES_OF_GAVEL = {"lease_s": 20.0, "stay_s": 30.0, "solve_every_s": 60.0}
 TIMES_OF_POLICIES |= {name: TIMES_OF_GAVEL for name, cls in policies().items() if issubclass(cls, Gavel)}
-# Policies that plan with measured speeds change the sizes of gangs; their own tests say what holds of them.
+# Policies that plan with measured speeds change the sizes of gangs: what holds of them is in policies/test_elastic_contract.py.
 NAMES = [name for name, cls in policies().items() if "profile" not in cls.needs]
 LIST_POLICIES = [name for name, cls in policies().items() if issubclass(cls, ListPolicy)]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numba.extending import typeof_impl
 
 
 def no_key(jobs, rows, n, now_s, params, shared, per_job, out):  # type: ignore[no-untyped-def]
@@ -29,10 +30,16 @@ class Handle(types.WrapperAddressProtocol):
     def __init__(self, dispatcher: Any, signature: Any) -> None:
         compiled = dispatcher.get_compile_result(signature)
         self.address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
-        self.of, self.kind = dispatcher, signature
+        self.of, self.kind, self.numba_type = dispatcher, signature, types.FunctionType(signature)
 
     def __wrapper_address__(self) -> int:
         return int(self.address)
 
     def signature(self) -> Any:
         return self.kind
+
+
+@typeof_impl.register(Handle)
+def _(handle: Handle, context: Any) -> Any:
+    """What numba would work out anew at each of those calls, at a tenth of a millisecond."""
+    return handle.numba_type

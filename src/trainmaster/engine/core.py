@@ -93,7 +93,9 @@ class Engine:
         self.node_types = np.array([node.type for node in cluster.nodes], object)
         self.node_labels = np.array([node.label or "" for node in cluster.nodes], object)
         self.type_of_node = np.array([self.types.index(name) if name in self.types else -1 for name in self.node_types], np.int64)
+        self.slowdown = of_model(jobs, rules.slowdown, 1.0)
         rates = model.rates_by_type(jobs, self.types)
+        rates = None if rates is None else rates / self.slowdown[:, None]
         self.state = build_state(jobs, cluster, rates, self.types)
         self.clock = self.state.clock[0]
         self.pick = compiled(self.placement.pick, kernels.PICK)
@@ -107,6 +109,7 @@ class Engine:
         self.active = np.zeros(0, np.int64)
         self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
         self.given: dict[int, tuple[Line, ...]] = {}  # lines that a holding job was given, by row
+        self.known_allocations: dict[int, tuple[tuple[int, int, int], Allocation]] = {}  # by row: which entry of the log, read once
         key = policy.key if isinstance(policy, ListPolicy) else None
         self.key: Compilable | None = key
         self.handover: Handover | None = None  # None = starting and stopping take no time
@@ -144,6 +147,7 @@ class Engine:
         if self.traits.restart_s is not None and self.rules.restart_cost_s is None and self.setup.restart_cost_s is None:
             own_s = self.traits.restart_s(jobs)
             S.jobs["restart_s"] = np.where(np.isnan(own_s), self.restart_cost_s, own_s)
+        S.jobs["restart_s"] = of_model(jobs, self.rules.restart_s, S.jobs["restart_s"])
         if self.estimates is not None and not self.clock["predicts"]:
             S.jobs["estimate_s"] = self.estimates
         if rates is None:
@@ -177,7 +181,7 @@ class Engine:
         gpus, node_gpus = int(self.jobs.gpu_milli[row] // GPU_MILLI), max(node.gpus for node in self.cluster.nodes)
         parts = [float(node_gpus)] * (gpus // node_gpus) + ([float(gpus % node_gpus)] if gpus % node_gpus else [])
         rate, _ = self.model.rate(row, Allocation(tuple(range(len(parts))), tuple(parts), self.types[type_]), 0.0, ())
-        return max(rate, 1e-300)
+        return max(rate / float(self.slowdown[row]), 1e-300)
 
     def _rates_of(self, rows: np.ndarray) -> Floats:
         """(rows, types) rates alone on the gang asked for; 0 where the job does not run."""
@@ -209,22 +213,36 @@ class Engine:
         for node in grown:
             kernels.set_node(S.clock, np.int32(node), True)
         packed = compiled(find_placement("packed").pick, kernels.PICK)
-        _, first = np.unique(S.jobs["klass"], return_index=True)
-        for row in first:
-            queue = S.queues[S.jobs[row]["queue"]]
-            over_quota = self.cluster.queues and not queue["borrow"] and S.jobs[row]["milli"] > queue["quota_milli"]
-            if over_quota or not kernels.could_run(S.clock, np.int32(row), packed):
-                same = S.jobs["klass"] == S.jobs[row]["klass"]
+        least_milli = np.rint(self.policy.least_gpus(self.jobs) * GPU_MILLI).astype(np.int64)
+        _, first, kind = np.unique(np.stack([S.jobs["klass"], least_milli]), axis=1, return_index=True, return_inverse=True)
+        for number, row in enumerate(first.tolist()):
+            queue, milli = S.queues[S.jobs[row]["queue"]], int(least_milli[row])
+            over_quota = self.cluster.queues and not queue["borrow"] and milli > queue["quota_milli"]
+            if over_quota or not self._could_run(row, milli, packed):
+                same = kind.reshape(-1) == number
                 self.outcome[same] = UNSCHEDULABLE
-                self.reason[same] = self._why_never(int(row), bool(over_quota))
+                self.reason[same] = self._why_never(row, milli, bool(over_quota))
                 S.jobs["phase"][same] = ENDED
         for node in grown:
             kernels.set_node(S.clock, np.int32(node), False)
         self.clock["decide_s"] = np.inf
 
-    def _why_never(self, row: int, over_quota: bool) -> str:
-        gpus = self.jobs.gpu_milli[row] / GPU_MILLI
-        asked = f"a gang of {gpus:g}" if gpus > 1 else f"{gpus:g} GPU" if gpus else f"{self.jobs.cpus[row]:g} CPUs"
+    def _could_run(self, row: int, milli: int, pick: Any) -> bool:
+        """On so much of what it asked for, now."""
+        S, job = self.state, self.state.jobs[row]
+        if milli == job["milli"]:
+            return bool(kernels.could_run(S.clock, np.int32(row), pick))
+        begin = int(self.clock["n_parts"])
+        cpu_milli, memory_mib = int(job["cpu_milli"]) * milli // int(job["milli"]), int(job["memory_mib"]) * milli // int(job["milli"])
+        self.make_room([milli // GPU_MILLI + 1])
+        found = kernels.place_parts(S.clock, np.int32(row), milli, cpu_milli, memory_mib, -1, job["max_nodes"], pick)
+        kernels.drop_parts(S.clock, begin)
+        return bool(found)
+
+    def _why_never(self, row: int, milli: int, over_quota: bool) -> str:
+        gpus = milli / GPU_MILLI
+        elastic = "at least " if milli < self.jobs.gpu_milli[row] else ""
+        asked = f"a gang of {elastic}{gpus:g}" if gpus > 1 else f"{gpus:g} GPU" if gpus else f"{self.jobs.cpus[row]:g} CPUs"
         if over_quota:
             return f"{asked} is more than the quota of queue {self.jobs.queue[row]}, which does not borrow"
         accepted = self.jobs.accept_sets[self.jobs.accept_set[row]]
@@ -362,7 +380,7 @@ class Engine:
             round_s=self.round_s,
             profile=self.model,
             done=self.done,
-            holdings=lambda row: (self.allocation(row).nodes, self.allocation(row).gpus),
+            holdings=self._holdings,
             beside=self.traits.beside,
             observe=lambda: self._observed(rows, state, now_s),
             rates_of=self._rates_of,
@@ -409,20 +427,31 @@ class Engine:
         return Parts(S.part_node[at].copy(), S.part_milli[at].astype(np.int64), S.part_slot[at].copy(), S.part_cpu_milli[at].copy(),
                      S.part_memory_mib[at].copy(), a)  # fmt: skip
 
+    def _holdings(self, row: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        held = self.allocation(row)
+        return held.nodes, held.gpus
+
     def allocation(self, row: int, begin: int | None = None) -> Allocation:
         """What a running job holds, parts in the order they were taken; or what it is about to, the parts taken since `begin`."""
-        S, job, end = self.state, self.state.jobs[row], int(self.clock["n_parts"])
-        if begin is None:
-            a = int(job["allocation"])
-            begin, end = int(S.alloc_offset[a]), int(S.alloc_offset[a + 1])
-        share_milli = int(job["share_milli"])
-        held: dict[int, int] = {}
+        job = self.state.jobs[row]
+        share_milli, config = int(job["share_milli"]), int(job["config"])
+        if begin is not None:
+            return self._allocation(begin, int(self.clock["n_parts"]), share_milli, config)
+        key = (int(job["allocation"]), share_milli, config)  # the log only grows: what an entry says stays true
+        known = self.known_allocations.get(row)
+        if known is None or known[0] != key:
+            begin, end = self.state.alloc_offset[key[0] : key[0] + 2].tolist()
+            known = self.known_allocations[row] = (key, self._allocation(begin, end, share_milli, config))
+        return known[1]
+
+    def _allocation(self, begin: int, end: int, share_milli: int, config: int) -> Allocation:
+        S, held = self.state, dict[int, int]()
         for node, milli in zip(S.part_node[begin:end].tolist(), S.part_milli[begin:end].tolist(), strict=True):
             held[node] = held.get(node, 0) + milli
         types = tuple(self.cluster.nodes[node].type for node in held)
         gpus = tuple(milli / share_milli for milli in held.values())
         mixed = types if len(set(types)) > 1 else ()
-        return Allocation(tuple(held), gpus, types[0], int(job["config"]), share_milli / GPU_MILLI, mixed)
+        return Allocation(tuple(held), gpus, types[0], config, share_milli / GPU_MILLI, mixed)
 
     def neighbours(self, row: int) -> tuple[int, ...]:
         """Rows of the other jobs on its GPUs."""
@@ -612,8 +641,9 @@ class Engine:
             work = float(self.jobs.work[row])
             work_left, until = float(job["work_left"]), self.until[row]
             done = until if work_left == work - until else work - work_left  # a mark that was reached is reached exactly
-            rate, self.until[row] = self.model.rate(row, self.allocation(row), done, self.neighbours(row))
-            kernels.rate_job(S.clock, np.int32(row), rate, max(work - self.until[row], 0.0))
+            neighbours = self.neighbours(row) if clock["by_neighbours"] else ()
+            rate, self.until[row] = self.model.rate(row, self.allocation(row), done, neighbours)
+            kernels.rate_job(S.clock, np.int32(row), rate / float(self.slowdown[row]), max(work - self.until[row], 0.0))
 
     def _break(self) -> None:
         broken, now_s = int(self.clock["broken"]), float(self.clock["now_s"])
@@ -639,6 +669,12 @@ def fewest_nodes(jobs: JobTable, cluster: Cluster) -> np.ndarray:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def of_model(jobs: JobTable, known: Mapping[str, float], otherwise: float | Floats) -> Floats:
+    """A figure of each job by its model."""
+    values = np.array([*(known.get(name, np.nan) for name in jobs.model.names), np.nan])[jobs.model.codes]
+    return np.where(np.isnan(values), otherwise, values)
 
 
 def _first(*values: Any) -> Any:

@@ -19,12 +19,16 @@ A job with `min_gpus` gets them at once or nothing, and never holds fewer. Re-sh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.policies.base import Decision, Floats, Line, Memory, Policy, View, check, policy
-from trainmaster.policies.speeds import speeds, work_left
+from trainmaster.policies.speeds import least_elastic, speeds, work_left
+
+if TYPE_CHECKING:
+    from trainmaster.workload.jobs import JobTable
 
 Ints = NDArray[np.int64]
 BIBTEX = """@inproceedings{afs,
@@ -43,6 +47,9 @@ class LengthParams:
 
 @policy(name="afs-l", paper="Hwang et al., NSDI 2021", needs=("oracle", "profile"), params=LengthParams, bibtex=BIBTEX)
 class AfsL(Policy[LengthParams]):
+    def least_gpus(self, jobs: JobTable) -> Floats:
+        return least_elastic(jobs)
+
     def decide(self, view: View, memory: Memory) -> Decision:
         jobs, speed = view.jobs, demand(view, self.params.most_gpus)
         if self.params.estimate == "oracle":
@@ -64,6 +71,9 @@ class ServiceParams:
 
 @policy(name="afs-p", paper="Hwang et al., NSDI 2021", needs=("profile",), params=ServiceParams, bibtex=BIBTEX)
 class AfsP(Policy[ServiceParams]):
+    def least_gpus(self, jobs: JobTable) -> Floats:
+        return least_elastic(jobs)
+
     def decide(self, view: View, memory: Memory) -> Decision:
         speed = demand(view, self.params.most_gpus)
         done = np.array([view.done(row) for row in view.jobs.row.tolist()])

@@ -351,6 +351,8 @@ class EngineRules:
     span_nodes: bool = True  # false: a gang takes the fewest nodes that can hold it, or waits
     unplaced_keeps_count: bool = False  # a job that finds no nodes still uses up its count
     own_rounds: bool = False  # decide at events; `--round` is handed to the policy, whose rounds they are
+    slowdown: Mapping[str, float] = field(default_factory=dict)  # by model: its jobs take so many times as long as the profile says
+    restart_s: Mapping[str, float] = field(default_factory=dict)  # by model: its own restart cost, whatever `--restart-cost` says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -389,6 +391,10 @@ class Policy(Generic[P]):
 
     def validate(self, restart_cost_s: float) -> None:
         """Raise ParamError if the parameters make no sense at this restart cost."""
+
+    def least_gpus(self, jobs: JobTable) -> Floats:
+        """The fewest GPUs that it runs each job on: what does not fit the whole cluster on so many is unschedulable."""
+        return jobs.gpus
 
     def start_memory(self, jobs: int) -> Memory:
         """Memory of a policy that has decided nothing yet; `jobs` bounds seq from above."""

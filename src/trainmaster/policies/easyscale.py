@@ -23,11 +23,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trainmaster.policies.base import Decision, Line, Memory, Policy, View, check, policy
-from trainmaster.policies.speeds import accelerator_of
+from trainmaster.policies.base import Decision, Floats, Line, Memory, Policy, View, check, policy
+from trainmaster.policies.speeds import accelerator_of, least_elastic
+
+if TYPE_CHECKING:
+    from trainmaster.workload.jobs import JobTable
 
 Plan = Mapping[str, int]  # GPUs by type
 BIBTEX = """@inproceedings{easyscale,
@@ -47,6 +51,10 @@ class Params:
 
 @policy(name="easyscale", paper="Li et al., SC 2023", needs=("profile",), params=Params, bibtex=BIBTEX)
 class EasyScale(Policy[Params]):
+    def least_gpus(self, jobs: JobTable) -> Floats:
+        guaranteed = jobs.service_class.text() == "guaranteed"
+        return np.where(guaranteed, jobs.gpus, least_elastic(jobs))
+
     def decide(self, view: View, memory: Memory) -> Decision:
         jobs = view.jobs
         guaranteed = jobs.table.service_class.text()[jobs.row] == "guaranteed"

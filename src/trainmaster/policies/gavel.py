@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.cluster.prices import usd_an_hour
+from trainmaster.policies import sia_artifact
 from trainmaster.policies.base import (
     Decision,
     DecisionRecord,
@@ -90,6 +91,11 @@ class WaterFillingParams(PackingParams):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThroughputParams(PackingParams):
     relative: bool = True  # to the job's fastest type; false: in steps, so that models of short steps win
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumParams(ThroughputParams):
+    lifelong: bool = False  # claims count all the time that a job ever got, and each round is solved anew: as Sia's authors ran it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,8 +378,16 @@ def bisected(least_s: float) -> float:
 # ------------------------------------------------------------------------------------------------- by total throughput
 
 
-@policy(name="gavel-max-throughput", paper=PAPER, params=ThroughputParams, presets=IN_STEPS)
-class MaxThroughput(Gavel[ThroughputParams]):
+IN_SIA = Preset(params={"lifelong": True, "relative": False}, rules=sia_artifact.RULES, source=sia_artifact.SOURCE)
+
+
+@policy(name="gavel-max-throughput", paper=PAPER, params=SumParams, presets={**IN_STEPS, "sia-artifact": IN_SIA})
+class MaxThroughput(Gavel[SumParams]):
+    def decide(self, view: View, memory: Memory) -> Decision:
+        if self.params.lifelong:
+            return sia_artifact.round_of_gavel(view, memory, self.shares, view.round_s or self.params.lease_s)
+        return super().decide(view, memory)
+
     def shares(self, view: View, memory: Memory) -> Shares:
         options, kind = kinds(view, speeds(view) if self.params.relative else view.rates, packed=self.params.packed)
         return options.shares(most_gain(options, scaled(options.rate + options.other_rate)), kind)

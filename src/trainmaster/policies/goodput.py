@@ -10,6 +10,7 @@ A job is refitted when it runs in a configuration it has not run in before, as i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from trainmaster.errors import ParamError
 from trainmaster.policies.base import Array, Floats, Memory, View
-from trainmaster.workload.perf.goodput import BatchLimits, Measured, best_batch, fit
+from trainmaster.workload.perf.goodput import BatchLimits, Measured, best_batch, fit, goodput_table
 from trainmaster.workload.perf.placements import PlacementModel, pack, rigid_batch
 
 Ints = NDArray[np.int64]
@@ -71,19 +72,35 @@ class Fits:
         return ~np.isnan(self.memory["params"][self.view.jobs.seq[jobs], 0])
 
     def most_gpus(self, jobs: Array) -> Ints:
-        """Twice what a job has been seen on, at least one, and its minimum; no more than its batch or its user allows."""
+        """Twice what a job has been seen on, at least one; no more than its batch or its user allows, no less than its minimum."""
         table, rows = self.view.jobs.table, self.view.jobs.row[jobs]
         seen = np.maximum(2 * self.memory["seen_gpus"][self.view.jobs.seq[jobs]], 1)
         batch = np.array([1 if self.fixed[job] else self.limits[job].most_gpus() for job in jobs.tolist()], np.int64)
         asked = np.where(np.isnan(table.max_gpus[rows]), np.inf, table.max_gpus[rows])
         least = np.nan_to_num(table.min_gpus[rows], nan=1.0)
-        return np.maximum(np.minimum(np.minimum(np.maximum(seen, least), batch), asked), 1).astype(np.int64)
+        return np.maximum(np.minimum(np.minimum(seen, batch), asked), np.maximum(least, 1)).astype(np.int64)
 
     def columns(self, jobs: Array) -> tuple[Floats, Floats, Ints]:
         """(params, stats, limits), a row a job."""
         seq = self.view.jobs.seq[jobs]
         limits = np.array([tuple(self.limits[job]) for job in jobs.tolist()], np.int64).reshape(len(jobs), 4)
         return self.memory["params"][seq], self.memory["stats"][seq], limits
+
+    def table(self, jobs: Array, most: Ints, asked: Iterable[tuple[bool, int]] | None = None) -> Floats:
+        """[job, spans nodes, GPUs], as `goodput_table`; 0 of jobs without a fit. A minimum beyond what the batch can be split over is
+        worth no more than that."""
+        known, (params, stats, limits) = self.known(jobs), self.columns(jobs)
+        table = np.zeros((len(jobs), 2, int(most.max(initial=0)) + 1))
+        found = goodput_table(params[known], stats[known], limits[known], most[known], asked)
+        table[known, :, : found.shape[2]] = found
+        for i, job in enumerate(jobs.tolist()):
+            if not known[i]:
+                continue
+            batch = 1 if self.fixed[job] else self.limits[job].most_gpus()
+            if most[i] > batch:
+                best = best_batch(params[i], float(stats[i, 0]), float(stats[i, 1]), self.limits[job], 1, batch)
+                table[i, :, most[i]] = best.goodput
+        return table
 
     def goodputs(self, jobs: Array, gpus: Array) -> Floats:
         """Each job's best goodput on so many GPUs of one node."""

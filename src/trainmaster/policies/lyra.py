@@ -20,13 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.policies.base import Decision, Floats, Line, Memory, Policy, View, policy
 from trainmaster.policies.speeds import seconds_left
+
+if TYPE_CHECKING:
+    from trainmaster.workload.jobs import JobTable
 
 Ints = NDArray[np.int64]
 BIBTEX = """@inproceedings{lyra,
@@ -42,6 +45,9 @@ class Params:
 
 @policy(name="lyra", paper="Li et al., EuroSys 2023", needs=("oracle", "profile"), params=Params, bibtex=BIBTEX)
 class Lyra(Policy[Params]):
+    def least_gpus(self, jobs: JobTable) -> Floats:
+        return np.where(np.isnan(jobs.min_gpus), jobs.gpus, jobs.min_gpus)
+
     def decide(self, view: View, memory: Memory) -> Decision:
         jobs, nodes = view.jobs, view.nodes
         base = np.where(np.isnan(jobs.min_gpus), jobs.gpus, jobs.min_gpus).astype(np.int64)

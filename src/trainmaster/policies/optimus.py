@@ -10,7 +10,8 @@ Peng et al., "Optimus: An Efficient Dynamic Resource Scheduler for Deep Learning
 Everybody gets one GPU, by arrival; then the largest gain is served until none is positive. Fits are non-negative least squares
 (NNLS). Sizes that were measured count as they were. A job that has run on one size only is taken to scale linearly; one
 that has reported fewer than three losses is given `young_epochs` more epochs, and its gains count `young` of their worth.
-Placement (section 4.2): small jobs first; each is dealt out evenly over the fewest servers, the emptiest first, that hold it.
+Placement (section 4.2): small jobs first; each is dealt out evenly over the fewest servers, the emptiest first, that hold it. Where
+even its minimum cannot be dealt out so, it takes what is left.
 
 `estimate=oracle` is the "+Oracle" of the Pollux paper: true seconds left by number of GPUs, from the profiles.
 Not here: parameter servers as tasks of their own; the rule of growth, `grow`, knows them.
@@ -22,13 +23,17 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainmaster.errors import ParamError
 from trainmaster.policies.base import Array, Decision, EngineRules, Floats, Line, Memory, Policy, Preset, View, check, policy
 from trainmaster.policies.goodput import tunable
-from trainmaster.policies.speeds import accelerator_of, seconds_left
+from trainmaster.policies.speeds import accelerator_of, least_elastic, seconds_left
+
+if TYPE_CHECKING:
+    from trainmaster.workload.jobs import JobTable
 
 Counts = tuple[int, ...]  # of each kind of task: (workers,), or (servers, workers)
 
@@ -65,16 +70,19 @@ class Optimus(Policy[Params]):
     def start_memory(self, jobs: int) -> Memory:
         return {"speeds": {}, "losses": {}, "epoch_work": {}}  # by seq; of speeds: GPUs -> seconds a unit of work, as measured
 
+    def least_gpus(self, jobs: JobTable) -> Floats:
+        return least_elastic(jobs)
+
     def decide(self, view: View, memory: Memory) -> Decision:
         jobs, total = view.jobs, int(view.nodes.gpus[view.nodes.up].sum())
         if not len(jobs):
             return Decision()
         oracle = self.params.estimate == "oracle"
         left = oracle_left(view, total, self.params.whole_epochs) if oracle else self.fitted_left(view, memory, total)
-        most, least = np.nan_to_num(jobs.max_gpus, nan=np.inf), np.nan_to_num(jobs.min_gpus, nan=1.0)
-        left = [seconds[: int(min(bound, total)) + 1] for seconds, bound in zip(left, most.tolist(), strict=True)]
-        counts = share(left, total, np.maximum(least, 1).astype(int).tolist())
-        return Decision(lines=tuple(self.placed(view, counts)), lease_s=self.params.interval_s)
+        most, least = np.nan_to_num(jobs.max_gpus, nan=np.inf), np.maximum(np.nan_to_num(jobs.min_gpus, nan=1.0), 1.0).astype(np.int64)
+        left = [bounded(*each) for each in zip(left, least.tolist(), np.minimum(most, total).astype(int).tolist(), strict=True)]
+        counts = share(left, total, least.tolist())
+        return Decision(lines=tuple(self.placed(view, counts, least)), lease_s=self.params.interval_s)
 
     def fitted_left(self, view: View, memory: Memory, total: int) -> list[Floats]:
         """Seconds left on 0, 1, … GPUs, by what each job has shown so far."""
@@ -103,9 +111,9 @@ class Optimus(Policy[Params]):
                 losses = memory["losses"].setdefault(seq, [])
                 losses += [seen["loss"]] * int(seen["epochs"] - len(losses))  # epochs that ended since the last look count alike
 
-    def placed(self, view: View, counts: Array) -> list[Line]:
+    def placed(self, view: View, counts: Array, least: Array) -> list[Line]:
         """Jobs of unchanged size stay; the others are dealt out, smallest first."""
-        jobs, put = view.jobs, deal if self.params.place == "even" else take
+        jobs, even = view.jobs, self.params.place == "even"
         free = np.where(view.nodes.up, view.nodes.gpus, 0).astype(np.int64)
         lines = []
         stays = jobs.running & (jobs.held_gpus == counts)
@@ -115,7 +123,7 @@ class Optimus(Policy[Params]):
             lines += [Line(int(jobs.row[i]), n, node=node) for node, n in zip(on, held, strict=True)]
         for i in np.argsort(counts, kind="stable").tolist():
             if counts[i] and not stays[i]:
-                parts = put(int(counts[i]), free)
+                parts = (even and deal(int(counts[i]), free, int(least[i]))) or take(int(counts[i]), free)
                 for node, gpus in parts:
                     free[node] -= gpus
                 lines += [Line(int(jobs.row[i]), float(gpus), node=node) for node, gpus in parts]
@@ -130,6 +138,11 @@ def oracle_left(view: View, total: int, whole_epochs: bool) -> list[Floats]:
     return [left(row, accelerator_of(view, row), node_gpus, total, view.done(row)) for row in view.jobs.row.tolist()]
 
 
+def bounded(seconds: Floats, least: int, most: int) -> Floats:
+    """Within a user's bounds: a minimum beyond what the batch can be split over runs no faster than that."""
+    return np.pad(seconds, (0, max(least + 1 - len(seconds), 0)), mode="edge")[: most + 1]
+
+
 # ------------------------------------------------------------------------------------------------- growth
 
 
@@ -140,7 +153,8 @@ def share(left: Sequence[Floats], total: int, least: Sequence[int] | None = None
 
 
 def _on(seconds: Floats) -> Callable[[Counts], float]:
-    return lambda counts: float(seconds[counts[0]]) if counts[0] < len(seconds) else np.inf
+    by_workers = seconds.tolist()
+    return lambda counts: by_workers[counts[0]] if counts[0] < len(by_workers) else np.inf
 
 
 def grow(left: Sequence[Callable[[Counts], float]], first: Sequence[Counts], demand: Sequence[float], capacity: float) -> list[Counts]:
@@ -150,14 +164,15 @@ def grow(left: Sequence[Callable[[Counts], float]], first: Sequence[Counts], dem
     """
     nothing = tuple(0 for _ in demand)
     held, now_s = [nothing] * len(left), [np.inf] * len(left)
-    savings: list[tuple[float, int, int]] = []  # (-gain, job, kind)
+    savings: list[tuple[float, int, int, Counts, Counts, float]] = []  # (-gain, job, kind, tasks now, tasks then, seconds left then)
 
     def offer(job: int) -> None:
         for kind, each in enumerate(demand):
-            more = tuple(count + (k == kind) for k, count in enumerate(held[job]))
-            gain = (now_s[job] - left[job](more)) / each
-            if gain > 0:
-                heapq.heappush(savings, (-gain, job, kind))
+            counts = held[job]
+            more = (*counts[:kind], counts[kind] + 1, *counts[kind + 1 :])
+            seconds = left[job](more)
+            if seconds < now_s[job]:
+                heapq.heappush(savings, ((seconds - now_s[job]) / each, job, kind, counts, more, seconds))
 
     for job, counts in enumerate(first):
         need = sum(count * each for count, each in zip(counts, demand, strict=True))
@@ -168,21 +183,20 @@ def grow(left: Sequence[Callable[[Counts], float]], first: Sequence[Counts], dem
         if held[job] != nothing:
             offer(job)
     while savings:
-        gain, job, kind = heapq.heappop(savings)
-        more = tuple(count + (k == kind) for k, count in enumerate(held[job]))
-        seconds = left[job](more)
-        if demand[kind] > capacity or (now_s[job] - seconds) / demand[kind] != -gain:
+        _, job, kind, counts, more, seconds = heapq.heappop(savings)
+        if demand[kind] > capacity or held[job] is not counts:
             continue  # it does not fit, or another kind has been added since
         held[job], now_s[job] = more, seconds
         capacity -= demand[kind]
-        offer(job)
+        if capacity > 0:
+            offer(job)
     return held
 
 
-def deal(tasks: int, free: Array) -> list[tuple[int, int]]:
-    """(server, tasks): evenly over the fewest servers that hold them so, the emptiest first; as many tasks as fit somewhere."""
+def deal(tasks: int, free: Array, least: int = 1) -> list[tuple[int, int]]:
+    """(server, tasks): evenly over the fewest servers that hold them so, the emptiest first; as many tasks as fit somewhere, or none."""
     servers = np.argsort(-free, kind="stable")
-    for wanted in range(min(tasks, int(free.sum())), 0, -1):
+    for wanted in range(min(tasks, int(free.sum())), least - 1, -1):
         for n in range(1, len(servers) + 1):
             each = np.array([wanted // n + (i < wanted % n) for i in range(n)])
             if (each <= free[servers[:n]]).all():

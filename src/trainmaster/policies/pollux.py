@@ -22,13 +22,17 @@ Not here: the change of batch between rounds, at the end of an epoch; here it wa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.policies.base import Array, Decision, EngineRules, Floats, Line, Memory, Policy, Preset, View, check, policy
 from trainmaster.policies.goodput import Fits, count_moves, worth_if_moved
-from trainmaster.workload.perf.goodput import goodput_table
+from trainmaster.policies.speeds import least_elastic
+
+if TYPE_CHECKING:
+    from trainmaster.workload.jobs import JobTable
 
 Ints = NDArray[np.int64]
 
@@ -69,6 +73,9 @@ class Pollux(Policy[Params]):
     def start_memory(self, jobs: int) -> Memory:
         return {**Fits.start(jobs), "restarts": np.zeros(jobs), "started": np.zeros(jobs)}
 
+    def least_gpus(self, jobs: JobTable) -> Floats:
+        return least_elastic(jobs)
+
     def decide(self, view: View, memory: Memory) -> Decision:
         jobs = view.jobs
         fits = Fits(memory, view)
@@ -97,14 +104,13 @@ class Pollux(Policy[Params]):
     def speed_ups(self, view: View, fits: Fits, order: Array, capacity: Ints) -> tuple[Floats, Ints]:
         """[job, spans nodes, GPUs] against a fair share on one node, scaled so that a node's worth is 1; and the most GPUs of each."""
         total, jobs = int(capacity.sum()), len(order)
-        fair = -(-total // jobs)
+        fair = max(-(-total // jobs), 1)
         scale = len(capacity) / max(total, 1)
         known = fits.known(order)
-        most = np.minimum(fits.most_gpus(order), min(self.params.most_gpus, total))
+        most = np.minimum(fits.most_gpus(order), max(min(self.params.most_gpus, total), 1))
         speed = np.zeros((jobs, 2, int(most.max()) + 1))
         speed[~known] = np.arange(speed.shape[2]) / fair  # nothing is known: linear
-        params, stats, limits = fits.columns(order[known])
-        table = goodput_table(params, stats, limits, most[known])
+        table, (_, _, limits) = fits.table(order[known], most[known]), fits.columns(order[known])
         share = np.minimum(fair, limits[:, 1] // limits[:, 2])
         base = fits.goodputs(order[known], share)
         speed[known, :, : table.shape[2]] = table / base[:, None, None]

@@ -2,7 +2,8 @@
 
 Jayaram Subramanya et al., "Sia: Heterogeneity-aware, goodput-optimized ML-cluster scheduling", SOSP 2023, sections 3 and 4.
 
-    configuration  (type, nodes, GPUs): a power of two inside a node, or whole nodes; so a placement always exists      [section 3.3]
+    configuration  (type, nodes, GPUs): a power of two inside a node, or whole nodes; so a placement always exists      [section 3.3];
+                   a job whose user's bounds admit none of these runs on its minimum
     g[j, c]        goodput of job j in c / its least one in any c, x max(age - restarts x cost, 0) / (age + cost) if j is not in c
     x[j, c]        1 if j runs in c; at most one c a job; no type gives more GPUs than it has
     minimise       sum of x[j, c] g[j, c]^fairness + waiting_cost for every job that runs nowhere (fairness below 0)    [eq. 3]
@@ -16,18 +17,24 @@ application (`--restart-cost` holds for all), so its absolute completion times a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainmaster.policies.base import Array, Decision, EngineRules, Floats, Line, Memory, Policy, Preset, View, check, policy
-from trainmaster.policies.elasticflow import buddies
+from trainmaster.policies import sia_artifact
+from trainmaster.policies.base import Array, Decision, Floats, Line, Memory, Policy, Preset, View, check, policy
+from trainmaster.policies.buddies import anyhow, buddies
 from trainmaster.policies.goodput import Fits, Parts, count_moves, first_batch, worth_if_moved
+from trainmaster.policies.speeds import least_elastic
 from trainmaster.workload.perf.base import Allocation
-from trainmaster.workload.perf.goodput import Measured, goodput_table
+from trainmaster.workload.perf.goodput import Measured
 from trainmaster.workload.perf.placements import pack
+
+if TYPE_CHECKING:
+    from trainmaster.workload.jobs import JobTable
 
 Ints = NDArray[np.int64]
 
@@ -40,6 +47,7 @@ class Params:
     waiting_cost: float = 1.1  # of a job that runs nowhere; 1 is what the least configuration costs
     interval_s: float = 60.0  # what has been observed is looked at so often, events or not
     most_gpus: int = 64  # of a job
+    profile_first: bool = True  # on one GPU of every type, before a job starts; false: known once it has run somewhere
 
     def __post_init__(self) -> None:
         check(self.fairness < 0, "fairness is below 0: the least goodput counts most")
@@ -54,12 +62,15 @@ class Configuration:
 
 
 @policy(name="sia", paper="Jayaram Subramanya et al., SOSP 2023", needs=("profile",), params=Params,
-        presets={"artifact": Preset(rules=EngineRules(due_grid_s=1.0), source="siasosp23/artifacts, commit aaf7a0d")})
+        presets={"artifact": Preset(params={"profile_first": False}, rules=sia_artifact.RULES, source=sia_artifact.SOURCE)})
 class Sia(Policy[Params]):
     round_s = 60.0
 
     def start_memory(self, jobs: int) -> Memory:
         return {"fits": {}, "restarts": np.zeros(jobs), "started": np.zeros(jobs)}
+
+    def least_gpus(self, jobs: JobTable) -> Floats:
+        return least_elastic(jobs)
 
     def decide(self, view: View, memory: Memory) -> Decision:
         jobs = view.jobs
@@ -67,14 +78,23 @@ class Sia(Policy[Params]):
             return Decision()
         fits = self.fits(view, memory)
         nodes = {t: np.flatnonzero(view.nodes.up & (view.nodes.type == t)) for t in fits}
-        choices = [c for t in fits for c in configurations(t, view.nodes.gpus[nodes[t]], self.params.most_gpus)]
+        standard = [c for t in fits for c in configurations(t, view.nodes.gpus[nodes[t]], self.params.most_gpus)]
+        if not standard:
+            return Decision()  # no node is there
+        most = next(iter(fits.values())).most_gpus(np.arange(len(jobs)))
+        accepted: Array = allowed(view, standard) & (np.array([c.gpus for c in standard]) <= most[:, None])
+        bare: Array = accepted.sum(axis=1) == 0
+        odd = [c for t in fits for c in odd_configurations(t, view.nodes.gpus[nodes[t]], jobs.min_gpus[bare])]
+        insists: Array = bare[:, None] & (np.array([c.gpus for c in odd]) == jobs.min_gpus[:, None]) & allowed(view, odd)
+        choices, accepted = standard + odd, np.concatenate([accepted, insists], axis=1)
         present = [self.present(view, choices, job) for job in range(len(jobs))]
-        worth = goodputs(fits, choices, len(jobs)) * allowed(view, choices)
+        worth = goodputs(fits, choices, most) * accepted
         pinned = (jobs.state["pinned"].astype(bool) | (jobs.phase == STARTING)) & jobs.running
         for job in np.flatnonzero(pinned).tolist():
             here = np.arange(len(choices)) == present[job]
             worth[job] = np.where(here, max(worth[job, present[job]], 1e-9), 0.0) if present[job] >= 0 else worth[job]
-        cost = costs(worth, worth_if_moved(view, memory, np.arange(len(jobs))), present, self.params.fairness)
+        moved = np.where(jobs.running, worth_if_moved(view, memory, np.arange(len(jobs))), 1.0)  # who waits has nothing to lose
+        cost = costs(worth, moved, present, self.params.fairness)
         capacity = {t: int(view.nodes.gpus[nodes[t]].sum()) for t in fits}
         chosen = solve(cost, choices, capacity, self.params.waiting_cost, pinned)
         return Decision(lines=tuple(self.lines(view, memory, fits, choices, chosen, nodes)), lease_s=self.params.interval_s)
@@ -85,7 +105,7 @@ class Sia(Policy[Params]):
         for accelerator in view.capacity_gpus:
             known = memory["fits"].setdefault(accelerator, Fits.start(len(memory["restarts"])))
             fits = found[accelerator] = Fits(known, view, accelerator)
-            for job in np.flatnonzero(~fits.known(np.arange(len(view.jobs)))).tolist():
+            for job in np.flatnonzero(~fits.known(np.arange(len(view.jobs)))).tolist() if self.params.profile_first else ():
                 profile(view, fits, job)
             fits.observe()
         seen = np.max([memory["fits"][t]["seen_gpus"] for t in found], axis=0)
@@ -112,7 +132,7 @@ class Sia(Policy[Params]):
                 on, counts = view.holdings(int(view.jobs.row[job]))
                 if all(node in place for node in on):
                     held[job] = [(place[node], int(count)) for node, count in zip(on, counts, strict=True)]
-            found = buddies(gpus, size, held) or buddies(gpus, size, {}) or {}
+            found = buddies(gpus, size, held) or buddies(gpus, size, {}) or anyhow(gpus, size, held)
             for job, parts in found.items():
                 after = [(int(mine[i]), count) for i, count in parts]
                 count_moves(view, memory, job, before(view, job), after)
@@ -139,6 +159,13 @@ def configurations(accelerator: str, node_gpus: Array, most: int) -> list[Config
     return inside + [Configuration(accelerator, n, n * size) for n in range(2, whole + 1) if n * size <= most]
 
 
+def odd_configurations(accelerator: str, node_gpus: Array, least: Array) -> list[Configuration]:
+    """For jobs that no other configuration has enough GPUs for, or exactly as many: their minimum, on as few nodes as hold it."""
+    largest_first = np.sort(node_gpus)[::-1].cumsum()
+    sizes = sorted({int(gpus) for gpus in least[~np.isnan(least)].tolist() if gpus <= node_gpus.sum()})
+    return [Configuration(accelerator, int(np.searchsorted(largest_first, gpus)) + 1, gpus) for gpus in sizes]
+
+
 def profile(view: View, fits: Fits, job: int) -> None:
     """One GPU of this type at its smallest, its initial and its largest batch."""
     row, limits, accelerator = int(view.jobs.row[job]), fits.limits[job], str(fits.accelerator)
@@ -150,15 +177,19 @@ def profile(view: View, fits: Fits, job: int) -> None:
         fits.add(int(view.jobs.seq[job]), Measured(1, 1, int(seen["atomic_batch"]), seen["pass_s"], seen["step_s"]))
 
 
-def goodputs(fits: dict[str, Fits], choices: list[Configuration], jobs: int) -> Floats:
-    """[job, configuration]: the best goodput there; 0 where it may not run."""
-    everybody = np.arange(jobs)
-    most = next(iter(fits.values())).most_gpus(everybody)
+def goodputs(fits: dict[str, Fits], choices: list[Configuration], most: Ints) -> Floats:
+    """[job, configuration]: the best goodput there; 0 where it may not run.
+
+    A type where a job has only run on one GPU scales like one where it has run on more; one where it has not run at all is that one,
+    by their speeds on one GPU. A job that has run nowhere is worth as much on one GPU of any type.
+    """
+    everybody = np.arange(len(most))
     asked = {(choice.nodes > 1, choice.gpus) for choice in choices} | {(False, 1)}
-    tables = {t: goodput_table(*fit.columns(everybody), most, asked) for t, fit in fits.items()}
-    several = {t: np.array([any(point[1] > 1 for point in fit.memory["measured"][str(seq)]) for seq in fit.view.jobs.seq.tolist()])
+    tables = {t: fit.table(everybody, most, asked) for t, fit in fits.items()}
+    project(fits, tables)
+    several = {t: np.array([any(point[1] > 1 for point in fit.memory["measured"].get(str(seq), ())) for seq in fit.view.jobs.seq.tolist()])
                for t, fit in fits.items()}  # fmt: skip
-    worth = np.zeros((jobs, len(choices)))
+    worth = np.zeros((len(everybody), len(choices)))
     for c, choice in enumerate(choices):
         table, spans = tables[choice.accelerator], int(choice.nodes > 1)
         if choice.gpus >= table.shape[2]:
@@ -167,16 +198,30 @@ def goodputs(fits: dict[str, Fits], choices: list[Configuration], jobs: int) -> 
         if choice.gpus == 1:
             continue
         for other, shown in several.items():  # scales like a type on which it has been seen to
-            alike = shown & ~several[choice.accelerator] & (worth[:, c] > 0) & (tables[other][:, 0, 1] > 0)
-            worth[alike, c] = (table[:, 0, 1] * tables[other][:, spans, choice.gpus] / np.maximum(tables[other][:, 0, 1], 1e-300))[alike]
+            known = shown & ~several[choice.accelerator] & (worth[:, c] > 0) & (tables[other][:, 0, 1] > 0)
+            worth[known, c] = (table[:, 0, 1] * tables[other][:, spans, choice.gpus] / np.maximum(tables[other][:, 0, 1], 1e-300))[known]
     return worth
 
 
-def allowed(view: View, choices: list[Configuration]) -> Array:
+def project(fits: dict[str, Fits], tables: dict[str, Floats]) -> None:
+    """Fill in the tables of types where a job has not run."""
+    jobs = np.arange(len(next(iter(tables.values()))))
+    known = {t: fit.known(jobs) for t, fit in fits.items()}
+    for job in np.flatnonzero(~np.all(list(known.values()), axis=0)).tolist():
+        source = next((t for t in fits if known[t][job]), None)
+        for t, fit in fits.items():
+            if source is None:
+                tables[t][job, 0, 1] = 1.0
+            elif not known[t][job]:
+                row, profile = int(fit.view.jobs.row[job]), fit.profile
+                tables[t][job] = tables[source][job] * (profile.speed_alone(row, t) / profile.speed_alone(row, source))
+
+
+def allowed(view: View, choices: Sequence[Configuration]) -> Array:
     """[job, configuration]: whether its user accepts it."""
     jobs = view.jobs
     accepted = [jobs.table.accept_sets[jobs.table.accept_set[row]] for row in jobs.row.tolist()]
-    types = np.array([[not names or not c.accelerator or c.accelerator in names for c in choices] for names in accepted])
+    types = np.array([[not names or not c.accelerator or c.accelerator in names for c in choices] for names in accepted], bool)
     gpus = np.array([c.gpus for c in choices])
     return types & ~(gpus < jobs.min_gpus[:, None]) & ~(gpus > jobs.max_gpus[:, None])
 

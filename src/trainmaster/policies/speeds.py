@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from trainmaster.errors import ParamError
 from trainmaster.policies.base import Floats, View
+
+if TYPE_CHECKING:
+    from trainmaster.workload.jobs import JobTable
 
 
 def speeds(view: View, job: int, most: int) -> Floats:
@@ -34,3 +39,8 @@ def accelerator_of(view: View, row: int) -> str:
     """The first type of the cluster that a job accepts."""
     accepted = view.jobs.table.accept_sets[view.jobs.table.accept_set[row]]
     return next((name for name in view.capacity_gpus if not accepted or not name or name in accepted), next(iter(view.capacity_gpus)))
+
+
+def least_elastic(jobs: JobTable) -> Floats:
+    """The fewest GPUs of jobs whose sizes a policy chooses: their minimum, else one."""
+    return np.where(jobs.gpus < 1, jobs.gpus, np.nan_to_num(jobs.min_gpus, nan=1.0))

@@ -39,28 +39,69 @@ def aligned(now_s, time_s, slot_s):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def share(at_s, free, steps, left, deadline_s, speed, sizes, top):  # type: ignore[no-untyped-def]
-    """(index of the minimum satisfactory share, the step from which it is needed), (-1, 0) where there is none."""
+def share(at_s, free, steps, left, deadline_s, speed, sizes, least, top, holds, idle_s, restart_s):  # type: ignore[no-untyped-def]
+    """(index of the minimum satisfactory share, from `least` on; the step from which it is needed), (-1, 0) where there is none.
+
+    A change of size costs `restart_s` without progress, which is known only once the step before is looked at.
+    """
     last = steps - 1
     while last > 0 and at_s[last] >= deadline_s:
         last -= 1
-    for q in range(top + 1):
-        done = 0.0
+    for q in range(least, top + 1):
+        done, run_s, run = 0.0, 0.0, -1  # of the steps after these; seconds on one size; which
         for i in range(last, -1, -1):
             end_s = min(at_s[i + 1], deadline_s) if i + 1 < steps else deadline_s
             k = size_within(speed, sizes, q, free[i])
+            if k != run:
+                if run >= 0:
+                    done += speed[run] * max(run_s - restart_s, 0.0)
+                run_s, run = 0.0, k
             if k >= 0:
-                done += speed[k] * max(end_s - at_s[i], 0.0)
-            if done >= left * (1 - FLAT):
-                return q, i
+                run_s += max(end_s - at_s[i], 0.0)
+                lost_s = idle_s if i == 0 and k == holds else restart_s
+                if done + speed[k] * max(run_s - lost_s, 0.0) >= left * (1 - FLAT):
+                    return q, i
     return -1, 0
 
 
 @njit(cache=True)
-def plan(now_s, slot_s, total, deadline_s, left, speed, sizes, top, held):  # type: ignore[no-untyped-def]
+def fill(now_s, slot_s, at_s, free, steps, left, speed, sizes, q, needed_from, holds, idle_s, restart_s, out):  # type: ignore[no-untyped-def]
+    """(pieces, when it ends, inf = never): the share `q` from a step on, and the size below it before. `out`: (from_s, until_s, size)."""
+    done, i, n, size, finish_s = 0.0, 0, 0, holds, now_s
+    while done < left * (1 - FLAT):
+        end_s = at_s[i + 1] if i + 1 < steps else np.inf
+        k = size_within(speed, sizes, q if i >= needed_from else q - 1, free[i])
+        if 0 <= size < k and restart_s > 0 and sizes[size] <= free[i]:  # is it worth a restart before it has to shrink again?
+            r = i + 1
+            while r < steps and free[r] >= sizes[k]:
+                r += 1
+            if r < steps and speed[k] * (at_s[r] - at_s[i] - restart_s) <= speed[size] * (at_s[r] - at_s[i]):
+                k = size
+        if k < 0:
+            if i + 1 == steps:
+                return n, np.inf  # it never fits
+            i, size = i + 1, -1
+            continue
+        if k != size:
+            size, idle_s = k, restart_s
+        finish_s = at_s[i] + idle_s + (left - done) / speed[k]
+        planned_s = aligned(now_s, finish_s, slot_s)
+        if finish_s < end_s and planned_s < end_s:
+            end_s = planned_s
+        seconds = end_s - at_s[i]
+        done = left if finish_s <= end_s else done + speed[k] * max(seconds - idle_s, 0.0)
+        idle_s = max(idle_s - seconds, 0.0)
+        out[n, 0], out[n, 1], out[n, 2] = at_s[i], end_s, k
+        n, i = n + 1, i + 1
+    return n, finish_s
+
+
+@njit(cache=True)
+def plan(now_s, slot_s, total, deadline_s, left, speed, sizes, top, held, holds, idle_s, restart_s):  # type: ignore[no-untyped-def]
     """(met, pieces): whether each job ends in time, and (job, from_s, until_s, GPUs) in order of time for each job.
 
-    `held` are pieces that are given already. `top` is the index of each job's largest useful size.
+    `held` are pieces that are given already. `top` is the index of each job's largest useful size, `holds` that of the size it
+    runs on now (-1: none) and `idle_s` how long it makes no progress yet if it stays on it; another size costs `restart_s`.
     """
     jobs = len(left)
     most = 4 * (jobs + len(held)) + 4
@@ -75,36 +116,42 @@ def plan(now_s, slot_s, total, deadline_s, left, speed, sizes, top, held):  # ty
         for i in range(first, after):
             free[i] -= int(held[h, 3])
     met, pieces, n = np.zeros(jobs, np.bool_), np.empty((64, 4)), 0
+    mine = np.empty((most, 3))
     for j in range(jobs):
         if steps + 4 >= most:
             most *= 2
-            at_s, free = longer(at_s, most), longer_ints(free, most)
-        q, needed_from = share(at_s, free, steps, left[j], deadline_s[j], speed[j], sizes, top[j])
-        met[j] = q >= 0
-        late = q < 0
-        if late:
-            q, needed_from = top[j], 0
-        needed_s, done, i = at_s[needed_from], 0.0, 0
-        while done < left[j] * (1 - FLAT):
-            end_s = at_s[i + 1] if i + 1 < steps else np.inf
-            k = size_within(speed[j], sizes, q if at_s[i] >= needed_s else q - 1, free[i])
-            if k < 0:
-                if i + 1 == steps:
-                    break  # it never fits
-                i += 1
-                continue
-            finish_s = at_s[i] + (left[j] - done) / speed[j, k]
-            planned_s = aligned(now_s, finish_s, slot_s)
-            if finish_s < end_s and planned_s < end_s:
-                _, steps = split(at_s, free, steps, planned_s)
-                end_s = planned_s
-            done = left[j] if finish_s <= end_s else done + speed[j, k] * (end_s - at_s[i])
-            free[i] -= sizes[k]
+            at_s, free, mine = longer(at_s, most), longer_ints(free, most), np.empty((most, 3))
+        least, count, in_time_s = 0, 0, deadline_s[j] + FLAT * max(abs(deadline_s[j]), 1.0)
+        while not met[j]:
+            q, needed_from = share(at_s, free, steps, left[j], deadline_s[j], speed[j], sizes, least, top[j], holds[j], idle_s[j],
+                                   restart_s[j])  # fmt: skip
+            late = q < 0
+            if late:
+                q, needed_from = top[j], 0
+            count, ends_s = fill(now_s, slot_s, at_s, free, steps, left[j], speed[j], sizes, q, needed_from, holds[j], idle_s[j],
+                                 restart_s[j], mine)  # fmt: skip
+            if not late and ends_s > in_time_s:  # restarts on the way there: the share at once
+                count, ends_s = fill(now_s, slot_s, at_s, free, steps, left[j], speed[j], sizes, q, 0, holds[j], idle_s[j], restart_s[j],
+                                     mine)  # fmt: skip
+            met[j] = not late and ends_s <= in_time_s
+            if late:
+                break
+            least = q + 1
+        for i in range(count):
             if n == len(pieces):
                 pieces = np.concatenate((pieces, np.empty((len(pieces), 4))))
-            pieces[n, 0], pieces[n, 1], pieces[n, 2], pieces[n, 3] = j, at_s[i], end_s, sizes[k]
-            n += 1
-            i += 1
+            gpus = sizes[int(mine[i, 2])]
+            if i > 0 and mine[i, 2] == mine[i - 1, 2] and mine[i, 0] == mine[i - 1, 1]:
+                pieces[n - 1, 2] = mine[i, 1]
+            else:
+                pieces[n, 0], pieces[n, 1], pieces[n, 2], pieces[n, 3] = j, mine[i, 0], mine[i, 1], gpus
+                n += 1
+            first, steps = split(at_s, free, steps, mine[i, 0])
+            after = steps
+            if mine[i, 1] < np.inf:
+                after, steps = split(at_s, free, steps, mine[i, 1])
+            for step in range(first, after):
+                free[step] -= gpus
     return met, pieces[:n].copy()
 
 

@@ -153,6 +153,11 @@ class PlacementModel:
     def fixed_batch(self, row: int) -> int | None:
         return self.kinds[self.kind_of[row]].app.fixed_batch
 
+    def speed_alone(self, row: int, accelerator: str) -> float:
+        """Samples a second of one GPU at the largest batch measured on it."""
+        curve = self.times[self.kinds[self.kind_of[row]].app.folder, accelerator].measured[1,]
+        return curve.local[-1] / max(curve.step_s)
+
     def speeds(self, row: int, accelerator: str, node_gpus: int, most: int, done: float) -> Floats:
         """Progress a second on 0, 1, …, `most` GPUs of one type, on as few nodes as hold them, at the job's own batch."""
         rates = [self.rate(row, Allocation((0,) * len(parts), parts, accelerator), done, ())[0] for parts in packed(most, node_gpus)]
