@@ -6,13 +6,17 @@ BIN := .venv/bin
 READY := .venv/.ready
 TRAIN := .venv/.train
 
-.PHONY: help setup demo test test-all bench lint lock
+# Of the samples: the same for the same commit.
+SEED ?= $(shell printf '%d' 0x$$(git rev-parse --short=6 HEAD 2>/dev/null | cut -c1-6 || true))
+
+.PHONY: help setup demo test test-all samples bench lint lock
 
 help:
 	@echo "make setup      .venv from the lock file"
 	@echo "make demo       a week of a Philly-like cluster under six policies: report.html"
 	@echo "make test       the tests (TRAINMASTER_DATA=FOLDER adds those on public traces)"
-	@echo "make test-all   and the slow ones"
+	@echo "make test-all   and the slow ones: hundreds of kills, of preemptions, of faults"
+	@echo "make samples    of these a few, with the seed of the commit (SEED=7: another)"
 	@echo "make bench      times and memory, printed and in bench/results.json"
 	@echo "make lint       ruff and mypy"
 	@echo "make lock       requirements.lock from pyproject.toml (needs uv)"
@@ -42,6 +46,9 @@ test: setup $(TRAIN)
 
 test-all: setup $(TRAIN)
 	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+samples: setup $(TRAIN)
+	TRAINMASTER_SEED=$(SEED) $(BIN)/python -m pytest -q -s -m sample --durations=0 --durations-min=1
 
 bench: setup
 	$(BIN)/python bench/run.py

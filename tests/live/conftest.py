@@ -1,5 +1,17 @@
 """Fixtures of every test of the live cluster."""
 
+import os
+
+import pytest
+
 from live.postgres import postgres
 
-__all__ = ["postgres"]
+__all__ = ["postgres", "seed"]
+
+
+@pytest.fixture
+def seed() -> int:
+    """Of the sample that this run takes. Real processes keep no time, so that a seed repeats the blows and not the outcome."""
+    number = int(os.environ.get("TRAINMASTER_SEED", "0"))
+    print(f"\nseed {number}; again: make samples SEED={number}")
+    return number

@@ -117,6 +117,12 @@ def test_a_job_stopped_at_random_instants_ends_as_if_left_alone(up: Cluster, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.sample
+def test_five_stops_of_a_sample_lose_nothing(up: Cluster, tmp_path: Path, left_alone, seed: int) -> None:
+    stopped(up, tmp_path / "trace", 1, 5, left_alone(1), seed=seed)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, GANG], ids=["alone", "gang of four"])
 def test_fifty_stops_at_random_instants_lose_nothing(up: Cluster, tmp_path: Path, left_alone, ranks: int) -> None:
     stopped(up, tmp_path / "trace", ranks, 50, left_alone(ranks, 200), seed=50 + ranks, steps=200)
