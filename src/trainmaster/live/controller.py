@@ -449,8 +449,9 @@ class Controller:
             job.start_failures += 1
             backoff_s = min(self.rules.backoff_s * 2.0 ** (job.start_failures - 1), self.rules.most_backoff_s)
             job.retry_at_s = changes.now_s + backoff_s
-            job.avoid = attempt.shares[0].node
-            self.avoiding[job.id] = job.retry_at_s + AVOID * backoff_s
+            failed = attempt.shares[0].node
+            if any(node.up and node.name != failed for node in self.nodes):  # on the only one it has to be tried again
+                job.avoid, self.avoiding[job.id] = failed, job.retry_at_s + AVOID * backoff_s
             engine.failed_to_start(job.id)
             if job.start_failures >= self.rules.most_start_failures:
                 changes.job(job, held=True, reason=f"held after {job.start_failures} failed starts: {outcome.reason}")
