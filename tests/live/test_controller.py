@@ -13,7 +13,7 @@ import pytest
 
 from live.machine import Clock, Machine
 from trainmaster.cluster.cluster import QueueSpec
-from trainmaster.errors import Conflict, InputError, NotFound
+from trainmaster.errors import BackendError, Conflict, InputError, NotFound
 from trainmaster.live import controller as controllers
 from trainmaster.live.control import JobFilter, JobUpdate
 from trainmaster.live.controller import Controller
@@ -465,3 +465,15 @@ def test_a_clock_that_jumps_loses_nothing_and_ends_nobody_twice(site, jump_s):
         assert all(before.end_s <= after.claimed_s for before, after in pairwise(attempts))
         assert all(attempt.end_s >= attempt.claimed_s for attempt in attempts)
         assert s.plane.job(job).failures == 0
+
+
+def test_a_start_that_the_controller_did_not_live_to_ask_for_has_its_whole_time_with_the_next(site, monkeypatch):
+    s = site(1, start_delay_s=5, rules=Rules(poll_s=0.0, start_timeout_s=10))
+    monkeypatch.setattr(s.machine, "start", lambda attempt: (_ for _ in ()).throw(BackendError("the controller dies here")))
+    (job,) = s.submit(spec(5))
+    assert s.state(job) is State.STARTING
+    monkeypatch.undo()
+    s.clock.now_s += 300
+    s.crash()
+    s.until(350)
+    assert s.state(job) is State.SUCCEEDED and s.plane.job(job).attempts == 1

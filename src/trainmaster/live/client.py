@@ -23,13 +23,14 @@ from trainmaster.errors import Conflict, Forbidden, InputError, NotFound, Trainm
 Json = dict[str, Any]
 
 REFUSALS = {400: InputError, 403: Forbidden, 404: NotFound, 409: Conflict, 413: InputError, 422: InputError}
+AWAY = 503  # it cannot reach its store, or is stopping
 LONGEST_WAIT_S = 30.0  # of one request that waits for a job
 PATIENCE_S, RETRY_S = 120.0, 0.5  # with a controller that is away
 CHUNK = 64 << 10
 
 
 class Unreachable(TrainmasterError):
-    """No answer at all: the controller may be restarting."""
+    """No answer, or none yet: the controller may be restarting, its store away."""
 
 
 class Client:
@@ -307,7 +308,7 @@ class Client:
             message = str(json.loads(data)["error"])
         if status == 401:
             return Forbidden(f"{self.url} does not know this token (TRAINMASTER_TOKEN, or the file token of the state folder)")
-        return REFUSALS.get(status, TrainmasterError)(message)
+        return Unreachable(message) if status == AWAY else REFUSALS.get(status, TrainmasterError)(message)
 
     def _unreachable(self, error: Exception) -> Unreachable:
         reason = str(error) or type(error).__name__

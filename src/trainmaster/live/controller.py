@@ -489,8 +489,8 @@ class Controller:
         assert attempt is not None
         if attempt.asked_s is not None:
             return np.inf if job.warned else attempt.asked_s + job.needs.grace_s + self.rules.stop_alert_s
-        if attempt.start_s is None:
-            return attempt.claimed_s + self.rules.start_timeout_s
+        if attempt.start_s is None:  # a controller that was away may not have told the backend
+            return max(attempt.claimed_s, self.since_s) + self.rules.start_timeout_s
         if job.row.limit_s is None:
             return np.inf
         end_s = attempt.claimed_s + job.row.limit_s  # of this attempt: a requeued job has its whole limit again, as with Slurm

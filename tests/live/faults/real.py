@@ -35,7 +35,7 @@ SLOTS = 4
 PATIENCE_S = 120.0  # of a wait that a busy machine may make long
 COMPILING_S = 300.0  # the engine's kernels, where nobody has yet
 
-RULES = {"min_run_s": 0, "poll_s": 0.2, "most_preemptions": 0, "start_timeout_s": 30, "backoff_s": 0.5, "stop_alert_s": 2}
+RULES = {"min_run_s": 0, "poll_s": 0.2, "most_preemptions": 0, "start_timeout_s": 120, "backoff_s": 0.5, "stop_alert_s": 2}
 
 JOB = r"""
 file=$1 steps=$2 code=$3 checkpoints=$4
@@ -186,9 +186,8 @@ class Cluster:
                 if not lost:
                     assert record.failures == 0, f"{record}: an attempt was not adopted"
                     suspended = sum(event.kind == "suspend" for event in by_job[record.id])
-                    told = [(attempt.attempt, attempt.state, attempt.reason) for attempt in attempts]
-                    refused = sum(state == "refused" for _, state, _ in told)  # nothing of it ever ran
-                    assert record.attempts <= 1 + record.preemptions + suspended + refused, (record, told)
+                    never_ran = sum(attempt.start_s is None for attempt in attempts)
+                    assert record.attempts <= 1 + record.preemptions + suspended + never_ran, (record, attempts)
         finally:
             store.close()
         assert not self.processes(), f"left behind: {self.processes()}"

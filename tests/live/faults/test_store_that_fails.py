@@ -6,10 +6,12 @@ from __future__ import annotations
 import resource
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,12 @@ def submit(c: Cluster, name: str, steps: int, **more: object) -> int:
 
 def have_started(c: Cluster, ids: list[int]) -> None:
     c.until(lambda client: all(client.job(id)["state"] in ("RUNNING", "SUCCEEDED") for id in ids), f"{ids} have started")
+
+
+def wait(c: Cluster, job: int) -> dict[str, Any]:
+    """As `submit --wait` does."""
+    with Client.of_state(c.state) as client:
+        return client.wait(job)
 
 
 def refused(c: Cluster, name: str) -> str:
@@ -168,9 +176,14 @@ def test_jobs_run_on_while_the_database_is_away_and_nothing_is_lost(cluster, pos
     c = cluster(store=postgres.database(f"away_{away_s}"))
     ids = [submit(c, f"j{i}", 30) for i in range(4)] + [submit(c, f"k{i}", 1) for i in range(2)]
     have_started(c, ids[:4])
+    waited_for: list[dict[str, Any]] = []
+    waiting = threading.Thread(target=lambda: waited_for.append(wait(c, ids[5])))
+    waiting.start()
     postgres.stop()
     try:
         refused_for(c, away_s, jobs=4)
     finally:
         postgres.start()
+    waiting.join(PATIENCE_S)
+    assert [job["state"] for job in waited_for] == ["SUCCEEDED"]
     goes_on(c, ids)
