@@ -8,16 +8,20 @@ TRAIN := .venv/.train
 RAY := .venv-ray/.ready
 WITH_RAY := PYTHONPATH=src .venv-ray/bin/python -m pytest -q
 
-.PHONY: help setup demo test test-all test-slurm test-ray smoke-ray bench bench-ray lint lock
+# Of the samples: the same for the same commit.
+SEED ?= $(shell printf '%d' 0x$$(git rev-parse --short=6 HEAD 2>/dev/null | cut -c1-6 || true))
+
+.PHONY: help setup demo test test-all samples test-slurm test-ray smoke-ray bench bench-ray lint lock
 
 help:
 	@echo "make setup      .venv from the lock file"
 	@echo "make demo       a week of a Philly-like cluster under six policies: report.html"
 	@echo "make test       the tests (TRAINMASTER_DATA=FOLDER adds those on public traces)"
-	@echo "make test-all   and the slow ones"
 	@echo "make test-slurm the tests on a real Slurm (as root; installs its packages, leaves nothing running)"
 	@echo "make test-ray   those on a real Ray, which is installed and started for them; smoke-ray: a few of them"
 	@echo "make bench-ray  starts and preemption on a real Ray, beside Ray alone"
+	@echo "make test-all   and the slow ones: hundreds of kills, of preemptions, of faults"
+	@echo "make samples    of these a few, with the seed of the commit (SEED=7: another)"
 	@echo "make bench      times and memory, printed and in bench/results.json"
 	@echo "make lint       ruff and mypy"
 	@echo "make lock       requirements.lock from pyproject.toml (needs uv)"
@@ -59,6 +63,7 @@ test-all: setup $(TRAIN)
 test-slurm: setup
 	@command -v slurmctld > /dev/null || test -x /usr/sbin/slurmctld || scripts/slurm_cluster.py install
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/live/slurm tests/live/backends/test_behaviour.py -k "slurm"
+
 test-ray: $(RAY)
 	$(WITH_RAY) -m ray
 
@@ -68,6 +73,9 @@ smoke-ray: $(RAY)
 
 bench-ray: $(RAY)
 	PYTHONPATH=src .venv-ray/bin/python bench/live_ray.py
+
+samples: setup $(TRAIN)
+	TRAINMASTER_SEED=$(SEED) $(BIN)/python -m pytest -q -s -m sample --durations=0 --durations-min=1
 
 bench: setup
 	$(BIN)/python bench/run.py

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import pytest
 
 from live.machine import Clock, Machine
 from trainmaster.cluster.cluster import QueueSpec
-from trainmaster.errors import Conflict, InputError, NotFound
+from trainmaster.errors import BackendError, Conflict, InputError, NotFound
+from trainmaster.live import controller as controllers
 from trainmaster.live.control import JobFilter, JobUpdate
 from trainmaster.live.controller import Controller
 from trainmaster.live.plane import Plane
 from trainmaster.live.rules import Rules
 from trainmaster.live.spec import Array, Dependency, JobSpec, Retry, StopSignal
 from trainmaster.live.states import State
-from trainmaster.live.store import Store, lease
+from trainmaster.live.store import Store, StoreUnavailable, lease
 from trainmaster.policies.registry import find_policy
 
 RULES = Rules(min_run_s=0.0, most_preemptions=0, poll_s=0.0)
@@ -493,3 +495,88 @@ def test_gpus_that_others_begin_to_use_are_given_to_nobody_and_shared_ones_stay_
     s.crash()
     s.until(40)
     assert s.state(beside) is State.SUCCEEDED and s.machine.running() == set(two)
+
+
+def test_an_attempt_that_is_lost_before_it_runs_is_a_failed_start_and_backs_off(site):
+    s = site(1, hang=lambda attempt: attempt.attempt <= 3, rules=Rules(poll_s=0.0, backoff_s=4.0))
+    (job,) = s.submit(spec(5))
+    lost_s = []
+    for _ in range(60):
+        s.until(s.clock.now_s - 1_000 + 1)
+        if s.state(job) is State.STARTING and s.plane.job(job).attempts <= 3:
+            s.machine.lose(job)
+            lost_s.append(s.clock.now_s)
+    assert s.state(job) is State.SUCCEEDED and s.plane.job(job).failures == 0
+    assert [after - before >= backoff_s for (before, after), backoff_s in zip(pairwise(lost_s), (4, 8), strict=True)] == [True, True]
+
+
+class Away:
+    """The store's next so many transactions fail; `asked` is called at each."""
+
+    def __init__(self, s: Site, monkeypatch: pytest.MonkeyPatch, times: int, asked: Callable[[], None] = lambda: None) -> None:
+        self.begin, self.times, self.asked = s.controller.store.begin, times, asked
+        monkeypatch.setattr(controllers, "RETRY_S", 0.0)
+        monkeypatch.setattr(s.controller.store, "begin", self)
+
+    def __call__(self) -> Any:
+        if not self.times:
+            return self.begin()
+        self.times -= 1
+        self.asked()
+        raise StoreUnavailable("store.db: database or disk is full; nothing was written, try again")
+
+
+def test_what_a_store_that_is_away_cannot_write_is_refused_at_once_and_running_jobs_are_not_touched(site, monkeypatch):
+    s = site(4)
+    (runs,) = s.submit(spec(20))
+    s.until(5)
+    meanwhile = []
+    Away(s, monkeypatch, 3, lambda: meanwhile.append(s.plane.submit([spec(5)], "ada", f"k{len(meanwhile)}")))
+    first = s.plane.submit([spec(5), spec(5)], "ada", "k")
+    s.turn()  # as long as it takes
+    for answer in (first, *meanwhile):
+        with pytest.raises(StoreUnavailable, match="disk is full"):
+            answer.result(0)
+    assert len(meanwhile) == 3 and "store" not in s.controller.alerts
+    assert s.states() == ["RUNNING"]
+
+    again = s.submit(spec(5), spec(5), key="k")
+    s.until(40)
+    assert again == [runs + 1, runs + 2] and s.states() == ["SUCCEEDED"] * 3
+
+
+def test_what_was_seen_while_the_store_is_away_is_written_down_once_it_is_back(site, monkeypatch):
+    s = site(1)
+    first, second = s.submit(spec(5), spec(5))
+    s.until(3)
+    Away(s, monkeypatch, 50)
+    s.until(30)
+    assert s.states() == ["SUCCEEDED", "SUCCEEDED"]
+    assert [s.plane.job(job).attempts for job in (first, second)] == [1, 1]
+
+
+@pytest.mark.parametrize("jump_s", [-300.0, -5.0, 30.0, 86_400.0])
+def test_a_clock_that_jumps_loses_nothing_and_ends_nobody_twice(site, jump_s):
+    s = site(2, policy="las", stop_delay_s=2, start_delay_s=1)
+    jobs = s.submit(spec(20, 2), spec(10), spec(5))
+    s.until(6)
+    s.clock.now_s += jump_s
+    s.until(max(jump_s, 0.0) + 120)  # the controller of a clock that was set back stands still until it has caught up
+    assert s.states() == ["SUCCEEDED"] * 3
+    for job in jobs:
+        attempts = s.plane.attempts(job)
+        assert all(before.end_s <= after.claimed_s for before, after in pairwise(attempts))
+        assert all(attempt.end_s >= attempt.claimed_s for attempt in attempts)
+        assert s.plane.job(job).failures == 0
+
+
+def test_a_start_that_the_controller_did_not_live_to_ask_for_has_its_whole_time_with_the_next(site, monkeypatch):
+    s = site(1, start_delay_s=5, rules=Rules(poll_s=0.0, start_timeout_s=10))
+    monkeypatch.setattr(s.machine, "start", lambda attempt: (_ for _ in ()).throw(BackendError("the controller dies here")))
+    (job,) = s.submit(spec(5))
+    assert s.state(job) is State.STARTING
+    monkeypatch.undo()
+    s.clock.now_s += 300
+    s.crash()
+    s.until(350)
+    assert s.state(job) is State.SUCCEEDED and s.plane.job(job).attempts == 1

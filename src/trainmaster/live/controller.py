@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -136,13 +137,15 @@ class Controller:
         return self.last_now_s
 
     def ask(self, command: Command) -> Future[Any]:
-        """Run it in the controller's thread; done once what it changed is committed."""
+        """Run it in the controller's thread; done once what it changed is committed. Refused at once while the store is away."""
         answer: Future[Any] = Future()
-        if self.failure is not None:
-            answer.set_exception(StoreUnavailable(f"the controller has stopped: {self.failure}"))
+        if "store" in self.alerts:
+            answer.set_exception(StoreUnavailable(self.alerts["store"]))
             return answer
         self.commands.put((command, answer))
         self.woken.set()
+        if self.failure is not None:
+            self._refuse_commands(f"the controller has stopped: {self.failure}")
         return answer
 
     def _run(self) -> None:
@@ -153,9 +156,7 @@ class Controller:
                 self.turn()
         except BaseException as failure:
             self.failure = failure
-            while not self.commands.empty():
-                _, answer = self.commands.get_nowait()
-                answer.set_exception(StoreUnavailable(f"the controller has stopped: {failure}"))
+            self._refuse_commands(f"the controller has stopped: {failure}")
             if not isinstance(failure, LeaseLost | StoreUnavailable):
                 raise
 
@@ -275,10 +276,7 @@ class Controller:
     def _carry(self, changes: Changes, made: Made | None) -> None:
         """Write down what has changed and what the engine wants; then tell the backend."""
         self.take_acts(changes)
-        if made is None:
-            self._commit(changes)
-        else:
-            self._until_stored(lambda: self._write(changes, made))
+        self._commit(changes, made)
         for id, number in self.forgotten:  # first: what they held is for those that start
             self._tell(partial(self.backend.forget, id, number))  # one that is not is seen again, and forgotten then
         for job, attempt in self.starts:
@@ -466,8 +464,9 @@ class Controller:
             job.start_failures += 1
             backoff_s = min(self.rules.backoff_s * 2.0 ** (job.start_failures - 1), self.rules.most_backoff_s)
             job.retry_at_s = changes.now_s + backoff_s
-            job.avoid = attempt.shares[0].node
-            self.avoiding[job.id] = job.retry_at_s + AVOID * backoff_s
+            failed = attempt.shares[0].node
+            if any(node.up and node.name != failed for node in self.nodes):  # on the only one it has to be tried again
+                job.avoid, self.avoiding[job.id] = failed, job.retry_at_s + AVOID * backoff_s
             engine.failed_to_start(job.id)
             if job.start_failures >= self.rules.most_start_failures:
                 changes.job(job, held=True, reason=f"held after {job.start_failures} failed starts: {outcome.reason}")
@@ -505,8 +504,8 @@ class Controller:
         assert attempt is not None
         if attempt.asked_s is not None:
             return np.inf if job.warned else attempt.asked_s + job.needs.grace_s + self.rules.stop_alert_s
-        if attempt.start_s is None:
-            return attempt.claimed_s + self.rules.start_timeout_s
+        if attempt.start_s is None:  # a controller that was away may not have told the backend
+            return max(attempt.claimed_s, self.since_s) + self.rules.start_timeout_s
         if job.row.limit_s is None:
             return np.inf
         end_s = attempt.claimed_s + job.row.limit_s  # of this attempt: a requeued job has its whole limit again, as with Slurm
@@ -717,14 +716,28 @@ class Controller:
         """What it cannot take is said, and told again when the attempt is missed."""
         try:
             verb()
+            self.alerts.pop("told", None)
         except (BackendError, StoreUnavailable) as refusal:
-            self.alerts["backend"] = str(refusal)
+            self.alerts["told"] = str(refusal)
 
     # ---------------------------------------------------------------------------------------------------------- the store
 
-    def _commit(self, changes: Changes) -> None:
-        if changes:
-            self._until_stored(lambda: self._write(changes, None))
+    def _commit(self, changes: Changes, made: Made | None = None) -> None:
+        if not changes and made is None:
+            return
+
+        def write() -> None:
+            try:
+                self._write(changes, made)
+            except CommitUnknown:
+                raise
+            except StoreUnavailable as away:  # nothing rests on submissions yet, and they may be what does not fit on the disk
+                for submission in changes.submissions:
+                    submission.answer.set_exception(away)
+                changes.submissions.clear()
+                raise
+
+        self._until_stored(write)
 
     def _write(self, changes: Changes, made: Made | None) -> None:
         with self.store.begin() as tx:
@@ -743,20 +756,23 @@ class Controller:
         while True:
             try:
                 write()
-                self.alerts.pop("store", None)
-                return
+                break
             except CommitUnknown as broken:
                 if self._was_committed(broken):
-                    return
+                    break
             except StoreUnavailable as away:
                 self._wait_for_store(away)
+        self.alerts.pop("store", None)
 
     def _read(self, read: Callable[[], T]) -> T:
         while True:
             try:
-                return read()
+                found = read()
+                break
             except StoreUnavailable as away:
                 self._wait_for_store(away)
+        self.alerts.pop("store", None)
+        return found
 
     def _was_committed(self, broken: CommitUnknown) -> bool:
         while True:
@@ -767,5 +783,14 @@ class Controller:
 
     def _wait_for_store(self, away: StoreUnavailable) -> None:
         self.alerts["store"] = str(away)
+        self._refuse_commands(str(away))
         if self.stopping.wait(RETRY_S):
             raise away
+
+    def _refuse_commands(self, why: str) -> None:
+        """Of people who wait for the controller's thread: they know at once, and may ask again."""
+        with suppress(Empty):
+            while True:
+                _, answer = self.commands.get_nowait()
+                if answer.set_running_or_notify_cancel():
+                    answer.set_exception(StoreUnavailable(why))

@@ -31,6 +31,7 @@ from trainmaster.live.estimates import Estimates
 from trainmaster.live.jobs import LiveJob
 from trainmaster.live.policies import chosen
 from trainmaster.live.rules import Rules
+from trainmaster.live.store import StoreUnavailable
 from trainmaster.live.table import table_of
 from trainmaster.metrics.conclusion import conclusion
 from trainmaster.metrics.summary import summarize
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 NOT_KNOWN = {"gpu_utilization": None, "productive_utilization": None}  # what ran before the fork, and has ended, is not in it
 FRESH_S = 5.0  # an answer is as good as new for so long
 OF_NEEDS = ("gpu_types", "nodes")  # what a change says of a job's needs; the rest is of its row
+ANSWER_S = 30.0  # of the controller, between two turns
 RESTART_S = 30.0  # what a restart is taken to cost
 OVERRUN = 0.5  # a job past its estimate is taken to need so much of what it has run again
 
@@ -82,13 +84,17 @@ class Forecaster:
         if self.controller.thread is None:
             return fork_of(self.controller)
         answer: Future[Fork] = self.controller.ask(lambda c, _: fork_of(c))
-        return answer.result(timeout=30)
+        try:
+            return answer.result(ANSWER_S)
+        except TimeoutError:
+            raise StoreUnavailable(f"the controller has not answered within {ANSWER_S:g} s; it may be waiting for its store") from None
 
     def forecast(self) -> Forecast:
         if self.last is None or time.monotonic() - self.last.at_s > FRESH_S:
             fork = self.fork()
             expected, latest = (starts(run(fork, needs(fork, limits)), fork) for limits in (False, True))
             both = {id: (min(first_s, latest.get(id, first_s)), max(first_s, latest.get(id, first_s))) for id, first_s in expected.items()}
+            self.controller.alerts.pop("forecast", None)
             self.last = Forecast(time.monotonic(), both, guessed=any(fork.estimates.run_time(job) is None for job in fork.jobs))
         return self.last
 
@@ -102,6 +108,8 @@ class Forecaster:
         if self.refreshing.acquire(blocking=False):
             try:
                 self.forecast()
+            except StoreUnavailable:
+                pass  # an alert of its own says so
             except TrainmasterError as problem:
                 self.controller.alerts["forecast"] = str(problem)
             finally:

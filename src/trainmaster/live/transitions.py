@@ -6,7 +6,7 @@ suspend              SUCCEEDED                   SUSPENDED                      
 cancel               CANCELLED                   CANCELLED                           CANCELLED
 limit                SUCCEEDED                   TIMEOUT                             TIMEOUT
 hang                 SUCCEEDED                   PENDING, a failed start             PENDING, a failed start
-(nothing)            SUCCEEDED                   FAILED, or PENDING to try again     RECOVERING
+(nothing)            SUCCEEDED                   FAILED, or PENDING to try again     RECOVERING; before it ran: a failed start
 
 A job that has asked to be requeued (`scontrol requeue`) waits again, unless a person cancels or suspends it. One that said --no-requeue
 runs only once: lost, it has FAILED.
@@ -56,6 +56,8 @@ def outcome_of(job: LiveJob, seen: Observation) -> Outcome:
         return Outcome(State.TIMEOUT, "time limit")
     if asked == "hang":
         return Outcome(State.PENDING, "its start hung", failed_start=True)
+    if lost and seen.started_s is None and job.attempt is not None and job.attempt.start_s is None:
+        return Outcome(State.PENDING, f"its start was lost: {seen.message}", failed_start=True)  # with back-off: it may happen every time
     if lost and not job.needs.requeue:
         return Outcome(State.FAILED, f"node failure: {seen.message or 'its processes were lost'}; it is not to be requeued", failure=True)
     if lost:

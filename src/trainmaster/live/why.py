@@ -14,6 +14,7 @@ from trainmaster.live.forecast import Forecaster, Fork
 from trainmaster.live.jobs import LiveJob
 from trainmaster.live.scheduling import Made
 from trainmaster.live.states import State
+from trainmaster.live.store import StoreUnavailable
 from trainmaster.policies.base import Reason, Verdict
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class Explainer:
         try:
             forecast = self.forecaster.forecast()
             fork = self.forecaster.fork()
+        except StoreUnavailable:
+            pass  # an alert of its own says so
         except TrainmasterError as problem:
             self.controller.alerts["forecast"] = str(problem)
         expected = forecast.starts_s.get(id) if forecast is not None else None

@@ -16,7 +16,7 @@ from trainmaster.live.backends.base import Attempt, NodeShare, Observation, Seen
 from trainmaster.live.spec import JobSpec
 
 OVER = (Seen.ENDED, Seen.LOST, Seen.REFUSED)
-PATIENCE_S = 30.0  # a wait that takes so long has failed
+PATIENCE_S = 120.0  # a wait that takes so long has failed, however busy the machine
 
 
 class Harness:

@@ -327,7 +327,7 @@ def test_a_controller_that_comes_back_finds_running_and_ended_attempts(cluster: 
     cluster.running(meanwhile)
     cluster.backend.drop()
     (cluster.folder / "away").touch()
-    time.sleep(0.2)
+    cluster.wait(lambda: os.path.exists(f"{cluster.backend.state}/jobs/{meanwhile.job}/1/end.json") or None)
     cluster.crash()
     assert cluster.until(over).exit_code == 6
     assert cluster.until(meanwhile).exit_code == 8

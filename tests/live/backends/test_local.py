@@ -122,7 +122,7 @@ def test_the_fork_server_may_be_killed_at_any_time(cluster: Harness) -> None:
 
 def test_a_mute_fork_server_is_replaced_and_what_waits_for_it_is_seen_to_wait(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainmaster.live.backends.local.SAY_S", 0.5)
-    monkeypatch.setattr("trainmaster.live.backends.local.MUTE_S", 1.0)
+    monkeypatch.setattr("trainmaster.live.backends.local.MUTE_S", 3.0)
     mute = fork_server(cluster)
     os.kill(mute, signal.SIGSTOP)
     before_s = time.monotonic()
@@ -163,7 +163,7 @@ def test_a_setup_that_hangs_is_seen(cluster: Harness, monkeypatch: pytest.Monkey
 
 
 def test_a_stop_that_a_hung_supervisor_does_not_hear_is_seen_and_then_forced(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainmaster.live.backends.local.FORCE_S", 2.0)
+    monkeypatch.setattr("trainmaster.live.backends.local.FORCE_S", 4.0)
     attempt = cluster.start(["sh", "-c", FORKING])
     daemon = int(cluster.file("daemon"))
     cluster.running(attempt)

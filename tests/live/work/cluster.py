@@ -21,7 +21,7 @@ from trainmaster.live.client import Client
 
 COMMAND = [sys.executable, "-m", "trainmaster.cli.main"]
 UP_S = 240.0  # the first start of a fresh checkout compiles the engine
-LONG_S = 40.0
+LONG_S = 120.0  # of a wait that takes a second or two, but for a busy machine
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMEOUT"})
 RULES = "rules: {min_run_s: 0, most_preemptions: 0}\n"  # preempt whom the policy wants, when it wants
 
@@ -53,11 +53,11 @@ class Cluster:
             if ids := [job["id"] for job in self.client.jobs()]:
                 self.client.cancel(ids)
                 for id in ids:
-                    self.client.wait(id, 60)
+                    self.client.wait(id, LONG_S)
         finally:
             self.client.close()
             self.up.terminate()
-            assert self.up.wait(30) == 0, self.log.read_text()
+            assert self.up.wait(LONG_S) == 0, self.log.read_text()
 
     # what people type
 

@@ -13,6 +13,7 @@ from .cluster import Cluster, needs
 needs("torch", "accelerate")
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
+TRAINED_S = 900.0  # to its end, on a machine that is busy with other things too
 SHORTER = {"--epochs 20": "--epochs 8 --samples 1600", "--steps 2000": "--steps 120"}
 LAUNCHED = {
     "python": ["python"],
@@ -45,7 +46,7 @@ def stopped_once(up: Cluster, id: int) -> str:
     assert up.job(id)["state"] == "RUNNING", up.tell(id)
     up.until(lambda: up.job(id)["preemptible"], about=id)
     up.succeeded(up.submit("--gpus", "4", "--priority", "10", "--", "true"))
-    job = up.succeeded(id)
+    job = up.succeeded(id, TRAINED_S)
     assert (job["attempts"], job["preemptions"], job["lost_steps"]) == (2, 1, 0), up.tell(id)
     first, second = up.client.attempts(id)
     assert first["saved_step"] == first["step"] < second["step"]
@@ -58,7 +59,7 @@ def test_the_images_example_from_its_yaml_file(up: Cluster, tmp_path: Path) -> N
     here = checkout(tmp_path)
     written = stopped_once(up, up.submit("examples/cnn_images.yaml", cwd=here))
     alone = up.submit("--", "python", "examples/cnn_images.py", "--epochs", "8", "--samples", "1600", cwd=here)
-    up.succeeded(alone)
+    up.succeeded(alone, TRAINED_S)
     assert digest(written) == digest(up.output(alone))
 
 
@@ -68,7 +69,7 @@ def test_every_other_file_of_the_examples(up: Cluster, tmp_path: Path, file: str
     here = checkout(tmp_path)
     written = stopped_once(up, up.submit(f"examples/{file}", cwd=here))
     alone = up.submit(f"examples/{file}", cwd=here)
-    up.succeeded(alone)
+    up.succeeded(alone, TRAINED_S)
     assert digest(written) == digest(up.output(alone))
 
 
@@ -82,5 +83,5 @@ def test_the_examples_under_every_launcher(up: Cluster, tmp_path: Path, launcher
     command = ["--gpus", gpus, "--", *LAUNCHED[launcher], f"examples/{name}", *arguments]
     written = stopped_once(up, up.submit(*command, cwd=here))
     alone = up.submit(*command, cwd=here)
-    up.succeeded(alone)
+    up.succeeded(alone, TRAINED_S)
     assert digest(written) == digest(up.output(alone))

@@ -21,6 +21,7 @@ STEPS_AN_EPOCH, EPOCHS = 60, 4
 STEPS = EPOCHS * STEPS_AN_EPOCH
 MARGIN_STEPS = 2  # DESIGN section 8: the step published ahead
 IMPORTS_S = 4.0  # about as long as the job needs to get to its first step
+TRAINED_S = 900.0  # to its end, on a machine that is busy with other things too
 GANG = 4
 
 
@@ -42,7 +43,7 @@ def left_alone(up: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     def weights(ranks: int, steps: int = STEPS_AN_EPOCH) -> str:
         if (ranks, steps) not in known:
             id = start(up, ranks, tmp_path_factory.mktemp("alone") / "trace", steps, 0.0)
-            up.succeeded(id)
+            up.succeeded(id, TRAINED_S)
             known[ranks, steps] = digest(up, id)
         return known[ranks, steps]
 
@@ -90,7 +91,7 @@ def stop_at_random(up: Cluster, id: int, times: int, steps_between: float, pace_
 
 
 def trained_as_if_left_alone(up: Cluster, ranks: int, id: int, folder: Path, stops: int, weights: str, steps: int) -> None:
-    job = up.succeeded(id)
+    job = up.succeeded(id, TRAINED_S)
     assert digest(up, id) == weights, up.tell(id)
     assert job["attempts"] == stops + 1, up.tell(id)
     assert job["lost_steps"] == 0 and job["step"] == EPOCHS * steps, up.tell(id)
@@ -114,6 +115,12 @@ def stopped(up: Cluster, folder: Path, ranks: int, times: int, weights: str, see
 @pytest.mark.parametrize("ranks, times", [(1, 3), (GANG, 2)], ids=["alone", "gang of four"])
 def test_a_job_stopped_at_random_instants_ends_as_if_left_alone(up: Cluster, tmp_path: Path, left_alone, ranks: int, times: int) -> None:
     stopped(up, tmp_path / "trace", ranks, times, left_alone(ranks), seed=ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.sample
+def test_five_stops_of_a_sample_lose_nothing(up: Cluster, tmp_path: Path, left_alone, seed: int) -> None:
+    stopped(up, tmp_path / "trace", 1, 5, left_alone(1), seed=seed)
 
 
 @pytest.mark.slow

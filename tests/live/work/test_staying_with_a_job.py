@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .cluster import Cluster, interrupt
+from .cluster import LONG_S, Cluster, interrupt
 
 
 @pytest.mark.parametrize("end, status", [("exit 0", 0), ("exit 42", 42), ("kill -KILL $$", 137)])
@@ -20,7 +20,7 @@ def test_ctrl_c_cancels_the_job_that_run_stays_with(up: Cluster, tmp_path: Path)
     up.until((tmp_path / "begun").exists)
     (job,) = up.client.jobs(names=["stays"])
     interrupt(process)
-    process.communicate(timeout=30)
+    process.communicate(timeout=LONG_S)
     assert process.returncode == 130
     assert up.ended(job["id"])["state"] == "CANCELLED"
 
@@ -31,13 +31,13 @@ def test_run_stays_with_a_job_that_is_stopped_and_started_again(up: Cluster, tmp
     assert process.stdout is not None and process.stdout.readline() == "first\n"  # it follows
     (job,) = up.client.jobs(names=["again"])
     up.client.requeue([job["id"]])
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LONG_S)
     assert (process.returncode, out) == (5, "second\n"), err
 
 
 def test_a_job_that_cannot_be_started_says_why_where_it_would_have_written(up: Cluster) -> None:
     process = up.start("run", "--", "no-such-program")
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LONG_S)
     assert process.returncode == 127 and "no-such-program: No such file or directory" in out + err
 
 
@@ -55,7 +55,7 @@ def test_logs_are_followed_while_they_grow_through_a_requeue_to_the_end(up: Clus
     up.client.requeue([id])
     assert follower.stdout.readline() == "attempt 2\n"
     (tmp_path / "go").touch()
-    assert follower.communicate(timeout=30)[0] == "over\n"
+    assert follower.communicate(timeout=LONG_S)[0] == "over\n"
     assert up.call("logs", str(id), "--attempt", "1") == "attempt 1\n"
     assert up.call("logs", str(id), "--tail", "1") == "over\n"
 
@@ -71,6 +71,6 @@ def test_a_shell_in_a_running_job_has_its_folder_and_environment_and_ends_with_i
     inside.stdin.flush()
     assert inside.stdout.readline() == "ready\n"
     up.call("cancel", str(id))
-    assert inside.wait(30) != 0
+    assert inside.wait(LONG_S) != 0
     assert up.ended(id)["state"] == "CANCELLED"
     up.call("shell", str(id), exits=1)

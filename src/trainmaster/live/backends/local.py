@@ -39,7 +39,8 @@ from trainmaster.live.node.linux import birth
 from trainmaster.live.node.plan import plan as plan_of
 
 ASK_AGAIN_S = 2.0  # for a supervisor that has not come
-MUTE_S = 10.0  # a fork server that was asked so long ago for one that has not come is replaced
+DUE_S = 1.0  # in which one comes, unless the machine is busy
+MUTE_S = 10.0  # a fork server from which none has come for so long, though it was asked, is replaced
 SAY_S = 5.0  # a start that takes longer is said in its observation
 FORCE_S = 10.0  # a supervisor so long past a deadline is killed itself
 LOG_LIMIT = 1 << 30
@@ -60,8 +61,7 @@ class _Live:
     port: int
     has_setup: bool
     since_s: float  # monotonic: when it was accepted, or found
-    asked_fork_s: float = 0.0  # monotonic: last, and first of the fork server that is there now
-    first_asked_s: float = 0.0
+    asked_fork_s: float = 0.0  # monotonic
     supervisor: int | None = None  # pidfd
     gone: bool = False  # the supervisor is, without a word of how it ended
     started_s: float | None = None
@@ -97,6 +97,7 @@ class LocalBackend:
         self._lock = threading.RLock()
         self._live: dict[Key, _Live] = {}
         self._refused: dict[Key, Observation] = {}
+        self._owed_s = -math.inf  # monotonic: when the fork server was asked for a supervisor, and none has come since
         self._wake: Callable[[], None] = lambda: None
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -346,8 +347,8 @@ class LocalBackend:
 
     def _fork(self, live: _Live) -> None:
         live.asked_fork_s = time.monotonic()
-        if live.first_asked_s < self._forks.since_s:
-            live.first_asked_s = live.asked_fork_s
+        if self._owed_s < self._forks.since_s:
+            self._owed_s = live.asked_fork_s
         self._forks.ask(*live.key)
 
     # -- seeing --------------------------------------------------------------------------------------------------------------------
@@ -362,6 +363,7 @@ class LocalBackend:
             live.changed = False
             end = files.read_json(f"{live.folder}/{files.END}")
             if end is not None:
+                self._owed_s = -math.inf
                 self._ended(live, end)
                 return
             if live.started_s is None and (started := files.read_json(f"{live.folder}/{files.STARTED}")) is not None:
@@ -378,6 +380,7 @@ class LocalBackend:
         who = files.read_json(f"{live.folder}/{files.SUPERVISOR}")
         if who is None:
             return
+        self._owed_s = -math.inf
         try:
             descriptor = os.pidfd_open(who["pid"])
         except OSError:
@@ -512,7 +515,8 @@ class LocalBackend:
                     live.changed = True
                     self._refresh(live)
                 if live.end is None and live.supervisor is None and not live.gone:
-                    mute |= self._forks.since_s < live.first_asked_s < now_s - MUTE_S
+                    # not by the age of this attempt: each may be given up before a mute server is found out
+                    mute |= now_s > live.since_s + DUE_S and self._forks.since_s < self._owed_s < now_s - MUTE_S
                     if now_s > live.asked_fork_s + ASK_AGAIN_S:
                         self._fork(live)
                 if live.supervisor is not None and now_s > live.deadline_s + FORCE_S:
