@@ -50,6 +50,8 @@ class Feasibility:
 
     def _look(self, demands: Sequence[Demand], cluster: Cluster) -> list[str]:
         c = self.controller
+        if not cluster.nodes:
+            return [""] * len(demands)  # they are yet to come
         jobs = [
             LiveJob(JobRow(id=id, spec=0, name="", user="", gpus=gpus, queue=queue, submit_s=0.0, eligible_s=0.0), needs)
             for id, (needs, gpus, queue) in enumerate(demands)

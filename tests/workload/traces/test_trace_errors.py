@@ -203,6 +203,16 @@ def test_our_own_format_refuses_a_job_that_asks_for_nothing(tmp_path):
     assert refused(tmp_path / "mine.csv") == ':3: gpus: "0" and no CPU: the job asks for nothing'
 
 
+def test_a_gang_that_its_nodes_do_not_hold_evenly_is_named(tmp_path):
+    (tmp_path / "mine.csv").write_text("submit_s,gpus,work,nodes\n0,4,60,2\n5,4,60,3\n")
+
+    with pytest.raises(TraceError, match=r'mine.csv:3: nodes: "3" nodes do not hold its GPUs evenly'):
+        load_trace(tmp_path / "mine.csv")
+
+    (tmp_path / "mine.csv").write_text("submit_s,gpus,work,nodes\n0,4,60,2\n5,4,60,\n")
+    assert list(load_trace(tmp_path / "mine.csv").jobs.nodes) == [2, 0]
+
+
 def test_our_own_format_suggests_the_column_meant(tmp_path):
     (tmp_path / "mine.csv").write_text("submit_s,gpus,work,memory_gb\n0,1,60,8\n")
 

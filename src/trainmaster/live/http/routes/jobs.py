@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Annotated
@@ -68,8 +69,9 @@ async def _submit(specs: list[JobSpec], caller: Access, key: str | None, user: s
         raise InputError(f"{jobs:,} jobs in one request; {at_most:,} are allowed: send several")
     if awaited := [dependency.job for spec in specs for dependency in spec.after]:
         await run_in_threadpool(caller.touch, awaited)  # another's jobs do not exist, so nothing can wait for them either
-    ids = await committed(caller.control.submit(specs, user or caller.who.user, key), caller.settings.answer_timeout_s)
-    return ids, await run_in_threadpool(caller.control.never_fit, specs)
+    taken = committed(caller.control.submit(specs, user or caller.who.user, key), caller.settings.answer_timeout_s)
+    ids, notes = await asyncio.gather(taken, run_in_threadpool(caller.control.never_fit, specs))
+    return ids, notes
 
 
 @router.get("/jobs")
