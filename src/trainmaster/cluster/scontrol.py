@@ -81,7 +81,7 @@ class Listed:
 def nodes_listed(text: str, where: str) -> list[Listed]:
     """Every node, for who watches a cluster that changes. Nodes that can hold no job at all (no CPUs, no GPUs) are left out."""
     found: list[Listed] = []
-    for record in _records(text, where):
+    for record in _records(text, where) if is_scontrol(text) else ():
         name = checked_text(record.text("NodeName"), record.at("NodeName"))
         check_size(len(found), 0, where)
         gpus = _gpus(record)

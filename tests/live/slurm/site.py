@@ -108,6 +108,7 @@ def kill_anything(site: Site, seed: int, faults: int, jobs: int = 20) -> dict[st
         if len(done) < faults:
             time.sleep(rng.choice([rng.uniform(0.0, 1.0), rng.uniform(1.0, 5.0)]))
             done.append(site.fault(rng))
+            print(f"{time.time():.2f} {done[-1]} killed", flush=True)
             if rng.random() < 0.5:
                 mend(site.slurm)
     mend(site.slurm)

@@ -52,6 +52,7 @@ def test_a_submission_whose_acknowledgement_is_lost_is_found_by_its_name(cluster
     assert (len(calls), runs(cluster)) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_submission_that_slurm_never_got_is_made_again(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     slurm, submit, calls = cluster.backend.slurm, cluster.backend.slurm.submit, []
 
@@ -67,12 +68,14 @@ def test_a_submission_that_slurm_never_got_is_made_again(cluster: Harness, monke
     assert (len(calls), runs(cluster)) == (2, 1)
 
 
+@pytest.mark.slow
 def test_what_slurm_refuses_twice_while_it_answers_is_refused_in_its_words(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster.backend, "_partition", lambda *_: "no-such-partition")
     refused = cluster.until(cluster.start(["true"]))
     assert refused.seen is Seen.REFUSED and "sbatch" in refused.message, refused
 
 
+@pytest.mark.slow
 def test_a_job_that_slurm_has_twice_runs_once_and_the_other_goes(slurm: Any, cluster: Harness) -> None:
     attempt = cluster.start(["sh", "-c", ONCE], gpus=(1,))
     cluster.running(attempt)
@@ -84,6 +87,7 @@ def test_a_job_that_slurm_has_twice_runs_once_and_the_other_goes(slurm: Any, clu
     assert runs(cluster) == 1
 
 
+@pytest.mark.slow
 def test_a_job_of_this_controllers_name_that_it_does_not_know_is_cancelled(slurm: Any, cluster: Harness) -> None:
     attempt = cluster.start(["true"])
     part = cluster.backend._live[attempt.job, 1].parts[0]
@@ -105,7 +109,7 @@ def test_a_name_that_another_user_could_have_given_and_a_reused_id_are_no_identi
 # -- the controller -----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("after_s", [0, 0.05, 0.3, 1, 3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("after_s", [0.05, *(pytest.param(age_s, marks=pytest.mark.slow) for age_s in (0, 0.3, 1, 3, 10))])
 def test_a_controller_killed_after_a_submission_finds_the_job_again(cluster: Harness, after_s: float) -> None:
     attempt = cluster.start(["sh", "-c", ONCE])
     time.sleep(after_s)
@@ -128,6 +132,7 @@ def test_a_job_that_ends_while_no_controller_watches_has_its_exit_code(slurm: An
     assert (ended.seen, ended.exit_code) == (Seen.ENDED, 4)
 
 
+@pytest.mark.slow
 def test_a_controller_starts_while_slurm_is_away(slurm: Any, cluster: Harness) -> None:
     attempt = cluster.start(["sh", "-c", ONCE])
     cluster.running(attempt)
@@ -146,7 +151,7 @@ def test_a_controller_starts_while_slurm_is_away(slurm: Any, cluster: Harness) -
 # -- slurmctld ----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("age_s", [0.3, 1.5, pytest.param(3.0, marks=pytest.mark.slow), pytest.param(7.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("age_s", [1.5, *(pytest.param(age_s, marks=pytest.mark.slow) for age_s in (0.3, 3.0, 7.0))])
 def test_slurmctld_killed_soon_after_a_submission_loses_the_job_or_keeps_it_but_never_runs_it_twice(
     slurm: Any, cluster: Harness, age_s: float
 ) -> None:
@@ -197,6 +202,7 @@ def test_a_second_life_of_an_attempt_ends_at_once_and_says_that_the_first_is_gon
 # -- nodes --------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_is_killed_is_lost_and_takes_all_with_it(cluster: Harness) -> None:
     daemon = "(setsid sh -c 'trap \"\" TERM HUP; echo $$ > daemon; while :; do sleep 0.1; done' >/dev/null 2>&1 &)"
     attempt = cluster.start(["sh", "-c", f"{daemon}; {ONCE}"], gpus=(1, 1))
@@ -214,7 +220,7 @@ def supervisor_of(cluster: Harness, attempt: Attempt, node: int) -> int:
     return int(cluster.wait(lambda: files.read_json(path))["pid"])
 
 
-@pytest.mark.parametrize("comes_back", [True, False])
+@pytest.mark.parametrize("comes_back", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_jobs_do_not_mind_that_slurmd_is_killed(slurm: Any, cluster: Harness, comes_back: bool) -> None:
     attempt = cluster.start(["sh", "-c", ONCE])
     cluster.running(attempt)
@@ -228,6 +234,7 @@ def test_jobs_do_not_mind_that_slurmd_is_killed(slurm: Any, cluster: Harness, co
     assert (ended.seen, ended.exit_code, runs(cluster)) == (Seen.ENDED, 4, 1)
 
 
+@pytest.mark.slow
 def test_a_stop_reaches_a_job_on_a_node_whose_slurmd_is_gone(slurm: Any, cluster: Harness) -> None:
     attempt = cluster.start(["sh", "-c", ONCE])
     cluster.running(attempt)
@@ -255,6 +262,7 @@ def test_a_node_that_slurm_gives_up_loses_its_job_which_ends_though_its_processe
 # -- others -------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_gpus_of_jobs_that_are_not_ours_are_taken(slurm: Any, cluster: Harness) -> None:
     ours = cluster.start(["sleep", "60"], gpus=(1, 1))
     cluster.running(ours)
@@ -289,6 +297,7 @@ def test_srun_in_a_batch_script_starts_tasks_on_all_nodes_by_slurms_own(cluster:
     assert runs(cluster) == 2
 
 
+@pytest.mark.slow
 def test_tasks_of_srun_on_other_nodes_end_with_their_script_and_its_stop(cluster: Harness) -> None:
     task = "trap 'echo $SLURM_PROCID >> stopped; exit 9' TERM; echo $$ >> pids; while :; do sleep 0.05; done"
     (cluster.folder / "task").write_text(task)
@@ -301,6 +310,7 @@ def test_tasks_of_srun_on_other_nodes_end_with_their_script_and_its_stop(cluster
     assert not any(alive(int(pid)) for pid in pids)
 
 
+@pytest.mark.slow
 def test_a_gang_that_waits_for_one_of_its_nodes_is_stopped_whole(slurm: Any, cluster: Harness) -> None:
     """2 GPUs of n1 and all of n2, where another has one: n1's supervisors wait, and go."""
     slurm.run("sbatch", "--nodelist=n2", "--gres=gpu:1", "--output=/dev/null", f"--job-name={SOMEONE}", "--wrap=sleep 60")

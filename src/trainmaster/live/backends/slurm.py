@@ -39,7 +39,7 @@ from trainmaster.live.backends.slurm_attempt import Launched, Part
 from trainmaster.live.backends.slurm_commands import Slurm, Submission
 from trainmaster.live.backends.slurm_parsing import Key
 from trainmaster.live.node import folder as files
-from trainmaster.live.node import gang, lookalikes, remains
+from trainmaster.live.node import gang, lookalikes
 from trainmaster.live.node.plan import plan as plan_of
 
 POLL_S = 1.0  # between two looks at Slurm's queue, and so many times what a look takes, for slurmctld's sake
@@ -410,7 +410,7 @@ class SlurmBackend:
             if len(live.ends) + len(live.claimed) + len(gone) < len(live.nodes):
                 continue
             left = [node for node in gone if gang.is_dead(live.begun[node])]  # on this machine: it can be seen to
-            if all(remains.clear({"cgroup": None, "marker": gang.marker(gang.own_folder(live.folder, node))}, 0.5) for node in left):
+            if all(gang.clear(gang.own_folder(live.folder, node), 0.5) for node in left):
                 with self._lock:
                     self._buried(live, bool(gone))
                 self._wake()

@@ -73,6 +73,11 @@ def marker(own: str) -> str:
     return f"TRAINMASTER_CONTROL={own}/{files.CONTROL}"
 
 
+def clear(own: str, within_s: float) -> bool:
+    """True: no process of that node's part of an attempt is left on this machine."""
+    return remains.clear({"cgroup": None, "limits": [], "marker": marker(own)}, within_s)
+
+
 class GangSupervisor(Supervisor):
     """Of node `node`, counted in the order of the attempt's shares."""
 
@@ -123,7 +128,7 @@ class GangSupervisor(Supervisor):
     def _clear(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             for node in os.listdir(f"{path}/{NODES}"):
-                if not remains.clear({"cgroup": None, "marker": marker(f"{path}/{NODES}/{node}")}, REMAINS_S):
+                if not clear(f"{path}/{NODES}/{node}", REMAINS_S):
                     raise Refused(f"processes of an older attempt ({path}) are still there and cannot be killed")
 
     def _set_up(self) -> None:
@@ -349,7 +354,7 @@ def run_task(path: str) -> None:
 
 def _bury(state: str, own: str, first: dict[str, Any], key: str) -> None:
     """Slurm has started a second life of a job whose first was killed: it is not run again, and nothing of it is left."""
-    if remains.clear({"cgroup": None, "marker": marker(own)}, REMAINS_S):
+    if clear(own, REMAINS_S):
         lost = f"its supervisor (pid {first['pid']}) was killed, and Slurm started it a second time"
         files.create_json(f"{own}/{files.END}", {"lost": lost, "started_s": None, "ended_s": time.time(), "asked": None})
         with contextlib.suppress(OSError):
