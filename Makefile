@@ -8,13 +8,14 @@ TRAIN := .venv/.train
 RAY := .venv-ray/.ready
 WITH_RAY := PYTHONPATH=src .venv-ray/bin/python -m pytest -q
 
-.PHONY: help setup demo test test-all test-ray smoke-ray bench bench-ray lint lock
+.PHONY: help setup demo test test-all test-slurm test-ray smoke-ray bench bench-ray lint lock
 
 help:
 	@echo "make setup      .venv from the lock file"
 	@echo "make demo       a week of a Philly-like cluster under six policies: report.html"
 	@echo "make test       the tests (TRAINMASTER_DATA=FOLDER adds those on public traces)"
 	@echo "make test-all   and the slow ones"
+	@echo "make test-slurm the tests on a real Slurm (as root; installs its packages, leaves nothing running)"
 	@echo "make test-ray   those on a real Ray, which is installed and started for them; smoke-ray: a few of them"
 	@echo "make bench-ray  starts and preemption on a real Ray, beside Ray alone"
 	@echo "make bench      times and memory, printed and in bench/results.json"
@@ -54,6 +55,10 @@ test: setup $(TRAIN)
 
 test-all: setup $(TRAIN)
 	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+test-slurm: setup
+	@command -v slurmctld > /dev/null || test -x /usr/sbin/slurmctld || scripts/slurm_cluster.py install
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/live/slurm tests/live/backends/test_behaviour.py -k "slurm"
 
 test-ray: $(RAY)
 	$(WITH_RAY) -m ray

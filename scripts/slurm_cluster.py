@@ -6,7 +6,8 @@
     scripts/slurm_cluster.py stop DIR                             jobs, daemons and their files; nothing stays
 
 Everything is below DIR: configuration, keys, state, logs, pids, the fake GPUs. Nothing in /etc is read or written, ports are free ones, so
-that several clusters can run side by side. It needs root (slurmd starts jobs, GPUs are device nodes) but neither systemd nor a database.
+that several clusters can run side by side, if their nodes have different names (--prefix: Slurm calls cgroups by them). It needs root
+(slurmd starts jobs, GPUs are device nodes) but neither systemd nor a database.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ PACKAGES = ("slurm-wlm", "slurm-client", "slurm-wlm-basic-plugins", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
 PATIENCE_S = 30.0
 
-CONF = """\
-ClusterName=trainmaster-try
+CLUSTER = "ClusterName=trainmaster-try"
+CONF = CLUSTER + """
 SlurmctldHost=localhost
 SlurmUser=root
 AuthType=auth/munge
@@ -74,10 +75,11 @@ def missing() -> list[str]:
 class SmallCluster:
     """Nodes n1, n2, ...; `start` and `stop` as a whole, and each daemon by itself, for those who want to see one die."""
 
-    def __init__(self, folder: Path, nodes: int = 4, gpus: int = 8, slurmd_timeout_s: int = 30) -> None:
+    def __init__(self, folder: Path, nodes: int = 4, gpus: int = 8, prefix: str = "n", slurmd_timeout_s: int = 30) -> None:
         self.folder = folder.absolute()
         self.gpus, self.slurmd_timeout_s = gpus, slurmd_timeout_s
-        self.names = [f"n{number}" for number in range(1, nodes + 1)]
+        self.prefix = prefix
+        self.names = [f"{prefix}{number}" for number in range(1, nodes + 1)]
         self.conf = self.folder / "slurm.conf"
         path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
         self.env = {"PATH": path, "SLURM_CONF": str(self.conf), "HOME": os.environ.get("HOME", "/"), "LC_ALL": "C"}
@@ -89,8 +91,11 @@ class SmallCluster:
             raise Failed(f"{', '.join(absent)}: not installed; scripts/slurm_cluster.py install (as root)")
         if os.getuid() != 0:
             raise Failed("the daemons start jobs and the fake GPUs are device nodes: run this as root, in a container say")
-        if (self.folder / "slurmctld.pid").exists():
-            raise Failed(f"{self.folder}: a cluster is there already; scripts/slurm_cluster.py stop {self.folder}")
+        if self.folder.exists() and any(self.folder.iterdir()):
+            what = f"a cluster is there already; scripts/slurm_cluster.py stop {self.folder}" if self.conf.exists() else "is not empty"
+            raise Failed(f"{self.folder}: {what}")
+        if taken := [name for name in self.names if _runs_slurmd(name)]:
+            raise Failed(f"another cluster on this machine has a node {taken[0]}: stop it, or name these with --prefix")
         self._write()
         try:
             self.start_munged()
@@ -104,11 +109,14 @@ class SmallCluster:
 
     def stop(self) -> None:
         """Jobs first, so that their processes are ended by those who started them."""
+        if not self.conf.exists() or CLUSTER not in self.conf.read_text().splitlines():
+            raise Failed(f"{self.folder}: no cluster of this script's is there")
+        nodes = [path.name.split(".")[1] for path in self.folder.glob("slurmd.*") if path.is_dir()]
         if self.alive("slurmctld"):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.run("scancel", f"--user={os.getuid()}", within_s=5)
                 self.wait(lambda: not self.run("squeue", "-h", within_s=5).strip(), 8)
-        daemons = [*(f"slurmd.{path.name.split('.')[1]}" for path in self.folder.glob("slurmd.*.pid")), "slurmctld", "munged"]
+        daemons = [*(f"slurmd.{name}" for name in nodes), "slurmctld", "munged"]
         for name in daemons:
             self.end(name, signal.SIGTERM)
         for name in daemons:
@@ -118,6 +126,9 @@ class SmallCluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.wait(lambda: not self.left(), 5)
+        for name in nodes:
+            with contextlib.suppress(OSError):  # Slurm leaves its cgroups
+                os.rmdir(f"/sys/fs/cgroup/freezer/slurm_{name}")
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def left(self) -> list[int]:
@@ -149,7 +160,7 @@ class SmallCluster:
             proctrack="proctrack/cgroup" if frozen else "proctrack/linuxproc",
         ))  # fmt: skip
         (self.folder / "cgroup.conf").write_text(CGROUP_V1 if frozen else "")
-        every = f"n[1-{len(self.names)}]" if len(self.names) > 1 else "n1"
+        every = f"{self.prefix}[1-{len(self.names)}]"
         gres = f"NodeName={every} Name=gpu Type=v100 File={self.folder}/dev/gpu[0-{self.gpus - 1}]\n" if self.gpus else ""
         (self.folder / "gres.conf").write_text(f"AutoDetect=off\n{gres}")
         key = self.folder / "munge.key"
@@ -227,6 +238,14 @@ def _daemon(pid: int) -> bool:
     return state not in ("Z", "X") and name.startswith(("slurm", "munged", "srun", "sbatch"))
 
 
+def _runs_slurmd(name: str) -> bool:
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and (entry / "cmdline").read_bytes().startswith(f"slurmd\0-N\0{name}\0".encode()):
+                return True
+    return False
+
+
 def _free_ports(count: int) -> list[int]:
     held = [socket.socket() for _ in range(count)]
     try:
@@ -247,13 +266,14 @@ def main(argv: list[str]) -> int:
         one.add_argument("dir", type=Path, metavar="DIR")
         if verb == "start":
             one.add_argument("--nodes", type=int, default=4, help="default: 4")
+            one.add_argument("--prefix", default="n", help="their names: n1, n2, ... (default)")
             one.add_argument("--gpus", type=int, default=8, help="fake ones on each node (default: 8)")
     args = parser.parse_args(argv)
     try:
         if args.verb == "install":
             install()
         elif args.verb == "start":
-            cluster = SmallCluster(args.dir, args.nodes, args.gpus)
+            cluster = SmallCluster(args.dir, args.nodes, args.gpus, args.prefix)
             cluster.start()
             print(f"export SLURM_CONF={cluster.conf}")
         else:

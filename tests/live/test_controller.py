@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -390,3 +391,20 @@ def test_promises_cancelled_together_that_make_room_for_one_another_all_end(site
 
     assert [s.state(job) for job in promised] == [State.CANCELLED] * 3
     assert s.machine.running() == {1, 2}
+
+
+def test_others_that_take_gpus_of_a_running_job_take_them_from_the_jobs_after_it(site):
+    """4 GPUs, our job has 3 when somebody else takes 2: 1 is too few for anyone until the job ends, and then 2 are left."""
+    s = site(4)
+    s.submit(spec(100, gpus=3))
+    s.until(5)
+    s.machine.nodes = [replace(seen, others_gpus=2.0) for seen in s.machine.nodes]
+    s.until(10)
+    s.submit(spec(10, gpus=2), spec(10, gpus=3))
+    s.until(40)
+    assert s.states() == ["RUNNING", "PENDING", "PENDING"]
+    s.until(150)
+    assert s.states() == ["SUCCEEDED", "SUCCEEDED", "PENDING"]
+    s.machine.nodes = [replace(seen, others_gpus=0.0) for seen in s.machine.nodes]
+    s.until(180)
+    assert s.states() == ["SUCCEEDED"] * 3

@@ -35,7 +35,7 @@ def arguments(parser: ArgumentParser) -> None:
     add("--tls-cert", metavar="FILE", type=Path, dest="tls_certificate", help="its certificate, PEM")
     add("--tls-key", metavar="FILE", type=Path, help="and the key, PEM")
     add("--insecure", action="store_true", default=None, help="beyond this machine without TLS: tokens travel in clear")
-    add("--backend", choices=("local", "slurm", "ray"), help="what carries jobs out (default: local)")
+    add("--backend", choices=("local", "slurm", "ray"), help="what carries jobs out (default: local); docs/slurm.md")
     add("--address", metavar="A", help="of the system underneath")
     add("--shared", metavar="DIR", type=Path, help="a folder that all nodes see: checkpoints, snapshots (default: the state folder)")
     add("--shadow", action="store_true", default=None, help="watch it and touch nothing")

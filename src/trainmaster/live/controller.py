@@ -32,7 +32,7 @@ from trainmaster.live.estimates import Estimates
 from trainmaster.live.fair_share import FairShare
 from trainmaster.live.jobs import LiveJob, Needs
 from trainmaster.live.ledger import Changes, Submission
-from trainmaster.live.nodes import as_down, cluster_of
+from trainmaster.live.nodes import as_down, cluster_of, without_others
 from trainmaster.live.offers import obstacle
 from trainmaster.live.packing import pack, unpack
 from trainmaster.live.recovery import shares_of, snapshot_of
@@ -44,7 +44,7 @@ from trainmaster.live.store import AttemptRow, CommitUnknown, LeaseLost, Store, 
 from trainmaster.live.table import table_of
 from trainmaster.live.transitions import Outcome, outcome_of
 from trainmaster.policies.base import EngineRules, Memory, Policy
-from trainmaster.workload.jobs import JobTable
+from trainmaster.workload.jobs import GPU_MILLI, JobTable
 
 RECORD_ALL_UP_TO = 1_000  # jobs; with more, a decision's record is written at most so often:
 RECORD_EVERY_S = 2.0
@@ -599,7 +599,7 @@ class Controller:
         seen = {node.name: node for node in self.backend.inventory()}
         nodes = [seen.pop(node.name) if node.name in seen else as_down(node) for node in self.nodes]
         nodes += seen.values()
-        if nodes == self.nodes:
+        if nodes == self.nodes and not self._crowded():
             return
         before = {node.name: node.up for node in self.nodes}
         for node in nodes:
@@ -609,8 +609,29 @@ class Controller:
 
     def _set_nodes(self, nodes: list[NodeSeen]) -> None:
         self.nodes = nodes
-        self.cluster = cluster_of(nodes, self.drained, self.queues, self.node_queues)
+        self.cluster = cluster_of(nodes, self.drained, self.queues, self.node_queues, self._held())
         self.stale = True
+
+    def _crowded(self) -> bool:
+        """Others use GPUs that our jobs held when they came, and some of these may have gone since."""
+        rows = zip(self.nodes, self.cluster.nodes, strict=True)
+        crowded = {seen.name: row.gpus for seen, row in rows if row.gpus > without_others(seen)}
+        return bool(crowded) and any(self._held().get(name, 0.0) < gpus for name, gpus in crowded.items())
+
+    def _held(self) -> dict[str, float]:
+        """GPUs of each node that jobs have in fact, or that the engine has given them: the larger."""
+        in_fact: Counter[str] = Counter()
+        given: Counter[str] = Counter()
+        for job in self.holding.values():
+            for share in job.attempt.shares if job.attempt is not None else ():
+                in_fact[share.node] += share.gpus  # type: ignore[assignment]
+        engine = self.scheduling.engine
+        if engine is not None:
+            for row in np.flatnonzero(engine.state.jobs["running"]).tolist():
+                parts = engine.parts(row)
+                for node, milli in zip(parts.node.tolist(), parts.milli.tolist(), strict=True):
+                    given[self.nodes[node].name] += milli / GPU_MILLI
+        return {name: max(in_fact[name], given[name]) for name in in_fact | given}
 
     def set_drained(self, node: str, reason: str | None) -> None:
         """A drained node takes nobody new; None = it is open again."""
@@ -630,7 +651,8 @@ class Controller:
 
     def take_up(self, rules: Rules, queues: Mapping[str, QueueSpec], node_queues: Mapping[str, tuple[str, ...]]) -> None:
         """A configuration file that was read again. ParamError = the policy cannot decide with it, and nothing has changed."""
-        self.scheduling.try_out(self.scheduling.policy, self.scheduling.rules, cluster_of(self.nodes, self.drained, queues, node_queues))
+        cluster = cluster_of(self.nodes, self.drained, queues, node_queues, self._held())
+        self.scheduling.try_out(self.scheduling.policy, self.scheduling.rules, cluster)
         self.rules, self.queues, self.node_queues, self.table = rules, dict(queues), dict(node_queues), None
         self.fair_share.half_life_s = rules.fair_share_half_life_s
         self.scheduling.setup = replace(self.setup, min_run_s=rules.min_run_s, most_preemptions=rules.most_preemptions)

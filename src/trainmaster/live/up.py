@@ -93,15 +93,23 @@ def policy_of(settings: Settings, store: Store) -> tuple[str, Sequence[str]]:
 
 
 def backend_of(settings: Settings) -> Backend:
-    if settings.backend == "ray":
-        return _ray(settings)
-    if settings.backend != "local":
-        raise InputError(f"--backend {settings.backend}: there are local and ray")
+    return {"local": _local, "slurm": _slurm, "ray": _ray}[settings.backend](settings)
+
+
+def _local(settings: Settings) -> Backend:
     if settings.shadow or settings.address or settings.cluster or settings.shared:
         raise InputError("--shadow, --address, --shared and --cluster are for other backends; the local one runs jobs on this machine")
     from trainmaster.live.backends.local import LocalBackend
 
     return LocalBackend(settings.state, slots=settings.slots)
+
+
+def _slurm(settings: Settings) -> Backend:
+    if settings.shadow or settings.address or settings.shared or settings.slots is not None or settings.cluster:
+        raise InputError("--shadow, --address, --shared, --slots and --cluster are not for --backend slurm: SLURM_CONF says which cluster")
+    from trainmaster.live.backends.slurm import SlurmBackend
+
+    return SlurmBackend(settings.state)
 
 
 def _ray(settings: Settings) -> Backend:

@@ -51,10 +51,8 @@ class Harness:
         )
         nodes = [seen.name for seen in self.backend.inventory()]
         shares = tuple(NodeShare(node=node, gpus=count) for node, count in zip(nodes, gpus, strict=False))
-        return Attempt(
-            job=next(self.ids) if job is None else job, attempt=attempt, user=self.user, spec=whole, shares=shares,
-            **{"name": "job", **ours},
-        )  # fmt: skip
+        number = next(self.ids) if job is None else job
+        return Attempt(job=number, attempt=attempt, user=self.user, spec=whole, shares=shares, **{"name": "job", **ours})
 
     def start(self, command: Sequence[str] | str, **about: Any) -> Attempt:
         attempt = self.attempt(command, **about)

@@ -45,7 +45,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         cluster.start()
         yield cluster
     finally:
-        cluster.stop()
+        if cluster.conf.exists():
+            cluster.stop()
         if before is None:
             del os.environ["SLURM_CONF"]
         else:

@@ -52,7 +52,7 @@ LINGER_S = 3.0  # a Slurm job whose attempt has ended goes by itself; after so l
 MOST_FAILURES = 2  # of sbatch, for one Slurm job, while slurmctld answers
 TAIL = "import sys; sys.path.insert(0, sys.argv[1]); from trainmaster.live.node.gang import main; main(*sys.argv[2:])"
 ROOT = Path(__file__).parents[3]
-NODES_FILE, SITE_FILE = "slurm-nodes", "slurm-site.json"
+NODES_FILE, SITE_FILE = "slurm-nodes.json", "slurm-site.json"
 
 log = logging.getLogger(__name__)
 
@@ -183,8 +183,8 @@ class SlurmBackend:
             live = self._known((job, attempt))
             if live is None or live.end is not None:
                 return
-            live.stopping, live.deadline_s = True, min(time.monotonic() + grace_s, live.deadline_s)
-            live.ask_to_stop(reason, grace_s, self._clock())
+            live.stopping = True
+            live.ask_to_stop(reason, grace_s)
             if live.claim():
                 self._stopped(live, reason)
 
@@ -229,9 +229,9 @@ class SlurmBackend:
     def shell(self, job: int, attempt: int) -> Sequence[str]:
         with self._lock:
             live = self._known((job, attempt))
-            if live is None or live.end is not None or live.started_s is None or not live.parts[0].rows:
+            if live is None or live.end is not None or live.started_s is None:
                 raise BackendError(f"attempt {attempt} of job {job} does not run: there is nothing to enter")
-            first, id = live.nodes[0]["slurm_node"], live.parts[0].rows[0].id
+            first, id = live.nodes[0]["slurm_node"], live.begun[0]["slurm_job"]
         step = [f"--jobid={id}", f"--nodelist={first}", "--nodes=1", "--ntasks=1", "--overlap", "--quiet", "--mpi=none", "--unbuffered"]
         return ["srun", *step, *(["--pty"] if sys.stdin.isatty() else []), *lookalikes.python("enter"), gang.own_folder(live.folder, 0)]
 
@@ -433,7 +433,7 @@ class SlurmBackend:
                     self._work.wait(max(0.01, self._look_s - time.monotonic()))
                 if self._closing:
                     return
-                waiting = [(live, part) for live in self._live.values() for part in live.parts if part.submitted is False and not live.end]
+                waiting = self._waiting()
                 cancel, self._cancel = sorted(self._cancel), set()
             try:
                 for live, part in waiting:
@@ -450,10 +450,13 @@ class SlurmBackend:
                 self._failed(BackendError(f"{type(problem).__name__}: {problem}"))
 
     def _due(self) -> bool:
-        return (
-            bool(self._cancel) or time.monotonic() >= self._look_s
-            or any(part.submitted is False for live in self._live.values() if live.end is None for part in live.parts)
-        )  # fmt: skip
+        return bool(self._cancel) or time.monotonic() >= self._look_s or bool(self._waiting())
+
+    def _waiting(self) -> list[tuple[Launched, Part]]:
+        """What sbatch is to be called for. While slurmctld does not answer it would hang for seconds: nothing, until a look succeeds."""
+        if self._trouble:
+            return []
+        return [(live, part) for live in self._live.values() if live.end is None for part in live.parts if part.submitted is False]
 
     def _failed(self, problem: BackendError) -> None:
         with self._lock:
@@ -547,14 +550,14 @@ class SlurmBackend:
             self._buried(live, gone=True)
             self._wake()
         else:
-            live.ask_to_stop("superseded", 0.0, self._clock())
+            live.ask_to_stop("superseded", 0.0)
 
     def _refuse(self, live: Launched, error: str) -> None:
         if live.claim():
             live.write_end({"refused": error, "ended_s": self._clock()})
         else:
             live.lost = error  # other nodes of it have begun
-            live.ask_to_stop("superseded", 0.0, self._clock())
+            live.ask_to_stop("superseded", 0.0)
         self._cancel_rows(live)
         self._wake()
 
@@ -570,26 +573,28 @@ class SlurmBackend:
     # -- nodes -----------------------------------------------------------------------------------------------------------------------
 
     def _look_at_nodes(self) -> None:
-        text, partitions = self.slurm.nodes(), self.slurm.partitions()
+        seen = {"nodes": self.slurm.nodes(), "partitions": self.slurm.partitions()}
+        self._take(seen)
+        self._nodes_s = time.monotonic() + NODES_S
+        with contextlib.suppress(OSError):
+            files.write_json(f"{self.state}/{NODES_FILE}", seen)
+
+    def _remember_nodes(self, problem: BackendError) -> None:
+        """A controller that starts while Slurm is away goes on with what was there."""
+        seen = files.read_json(f"{self.state}/{NODES_FILE}")
+        if seen is None:
+            raise problem from None  # the first start: there is nothing to go on with
+        self._trouble = str(problem)
+        self._take(seen)
+
+    def _take(self, seen: dict[str, str]) -> None:
         try:
-            listed = nodes_listed(text, "scontrol show node")
+            listed = nodes_listed(seen["nodes"], "scontrol show node")
         except ClusterError as error:
             raise BackendError(str(error)) from None
         with self._lock:
-            self._partitions = partitions
+            self._partitions = parsing.partitions(seen["partitions"])
             self._take_nodes(listed)
-            self._nodes_s = time.monotonic() + NODES_S
-        with contextlib.suppress(OSError):  # for a controller that starts while Slurm is away
-            files.write_bytes(f"{self.state}/{NODES_FILE}.tmp", text.encode())
-            os.replace(f"{self.state}/{NODES_FILE}.tmp", f"{self.state}/{NODES_FILE}")
-
-    def _remember_nodes(self, problem: BackendError) -> None:
-        try:
-            text = Path(f"{self.state}/{NODES_FILE}").read_text()
-        except OSError:
-            raise problem from None  # the first start: there is nothing to go on with
-        self._trouble = str(problem)
-        self._take_nodes(nodes_listed(text, NODES_FILE))
 
     def _take_nodes(self, nodes: Sequence[Listed]) -> None:
         ours: dict[str, float] = defaultdict(float)

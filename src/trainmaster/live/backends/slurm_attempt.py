@@ -82,7 +82,10 @@ class Launched:
             self.started_s = started["at_s"]
         self._hear()
         if self.lost is None and self.begun and len(self.ends) + len(self.claimed) == len(self.nodes):
-            self.write_end(whole(self.ends, self.in_a_gang))
+            end = whole(self.ends, self.in_a_gang)
+            if end["asked"] == "node" and not self.stopping and (end.get("exit_code") or end.get("acknowledged")):
+                end = {**end, "lost": "Slurm ended it (scancel, its own preemption or time limit, a node that goes down)", "asked": None}
+            self.write_end(end)
 
     def _refresh(self, node: int) -> None:
         if node in self.ends or node in self.claimed:
@@ -127,9 +130,12 @@ class Launched:
                         self._refresh(node)
         return len(self.claimed) == len(self.nodes)
 
-    def ask_to_stop(self, reason: str, grace_s: float, now_s: float) -> None:
+    def ask_to_stop(self, reason: str, grace_s: float) -> None:
+        """One file holds the last request: it has the nearest deadline of all."""
+        self.deadline_s = min(self.deadline_s, time.monotonic() + grace_s)
+        left_s = max(0.0, self.deadline_s - time.monotonic())
         with contextlib.suppress(OSError):
-            files.write_json(f"{self.folder}/{files.STOP}", {"reason": reason, "grace_s": grace_s, "asked_s": now_s})
+            files.write_json(f"{self.folder}/{files.STOP}", {"reason": reason, "grace_s": left_s})
         self.poke()
 
     def poke(self) -> None:

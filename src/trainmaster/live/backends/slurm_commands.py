@@ -77,8 +77,8 @@ class Slurm:
     def nodes(self) -> str:
         return self._run(["scontrol", "show", "node", "-d", "-o"], LOOK_S)
 
-    def partitions(self) -> list[parsing.Partition]:
-        return parsing.partitions(self._run(["scontrol", "show", "partition", "-o"], LOOK_S))
+    def partitions(self) -> str:
+        return self._run(["scontrol", "show", "partition", "-o"], LOOK_S)
 
     def how_it_ended(self, id: int) -> str:
         """In Slurm's words, while it still knows: `NODE_FAIL`, `TIMEOUT`. For people."""

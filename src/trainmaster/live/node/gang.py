@@ -2,7 +2,8 @@
 
     STATE/jobs/JOB/ATTEMPT/
         plan.json, stop.json, R.log       as on one machine; signal.TIME: a signal to send
-        nodes/K/                          what is of the K-th node alone: supervisor.json, started.json, end.json, commands, control/
+        nodes/K/                          what is of the K-th node alone: its plan, supervisor.json, started.json, end.json, commands,
+                                          control/
             supervisor.json               made once: whoever launches this node a second time finds it and leaves
             alive                         its time stamp moves once a second
         gang/                             how the supervisors of several nodes find together
@@ -117,6 +118,10 @@ class GangSupervisor(Supervisor):
                 if not remains.clear({"cgroup": None, "marker": marker(f"{path}/{NODES}/{node}")}, REMAINS_S):
                     raise Refused(f"processes of an older attempt ({path}) are still there and cannot be killed")
 
+    def _prepare(self) -> None:
+        super()._prepare()
+        files.write_json(f"{self.own}/{files.PLAN}", self.plan)  # for a shell that enters
+
     def _set_up(self) -> None:
         super()._set_up()
         if self.ended or self.nodes == 1:
@@ -203,6 +208,10 @@ class GangSupervisor(Supervisor):
         if self.stop is None and not self.due:
             now_s = time.monotonic()
             self.due = [(now_s, "term"), (now_s + GANG_GRACE_S, "kill")]
+
+    def _is_registered(self) -> bool:
+        """Rank 0 does it, on the first node."""
+        return os.path.exists(f"{own_folder(self.folder, 0)}/{files.CONTROL}/registered")
 
     def _cut_off(self, error: OSError) -> None:
         if time.monotonic() > self.alive_s + CUT_OFF_S:

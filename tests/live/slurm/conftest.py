@@ -1,0 +1,48 @@
+"""The Slurm backend under the harness of the behaviour tests, and the cluster under it."""
+
+import getpass
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from live.backends.harness import Harness
+from trainmaster.live.backends.slurm import SlurmBackend
+
+SOMEONE, NOT_OURS = "someone", "tm-00000000-1.1.0-job"  # names of jobs that a test submits by itself
+
+
+@pytest.fixture
+def cluster(slurm: Any, tmp_path: Path) -> Iterator[Harness]:
+    """Two nodes of four GPUs, all daemons up before and after."""
+    work = tmp_path / "work"
+    work.mkdir()
+    harness = Harness(lambda: SlurmBackend(tmp_path / "state"), work, user=getpass.getuser())
+    yield harness
+    mend(slurm)
+    for one in harness.backend.observe():
+        harness.backend.stop(one.job, one.attempt, grace_s=0, reason="cancel")
+    harness.wait(lambda: all(one.ended_s is not None for one in harness.backend.observe()) or None)
+    for name in (SOMEONE, NOT_OURS):
+        slurm.run("scancel", f"--name={name}")
+    assert slurm.wait(lambda: not slurm.run("squeue", "-h", fails=True), 30), slurm.run("squeue", "-h", fails=True)
+    harness.backend.close()
+
+
+def mend(slurm: Any) -> None:
+    """What a test has killed is there again; what Slurm drained because of it (a second life of a job: "Duplicate jobid") is resumed."""
+    if not slurm.alive("slurmctld"):
+        slurm.start_controller()
+    for name in slurm.names:
+        if not slurm.alive(f"slurmd.{name}"):
+            slurm.start_node(name)
+
+
+    def whole() -> bool:
+        states = dict(line.split() for line in slurm.run("sinfo", "-h", "-N", "-o", "%N %T", fails=True).splitlines())
+        for name in (name for name, state in states.items() if state.startswith(("drain", "down"))):
+            slurm.run("scontrol", "update", f"nodename={name}", "state=resume", fails=True)
+        return set(states) == set(slurm.names) and set(states.values()) <= {"idle", "mixed", "allocated", "completing"}
+
+    assert slurm.wait(whole, 40), slurm.run("sinfo", "-N", "-o", "%N %T %E", fails=True)
