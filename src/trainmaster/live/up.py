@@ -99,12 +99,10 @@ def policy_of(settings: Settings, store: Store) -> tuple[str, Sequence[str]]:
 
 
 def backend_of(settings: Settings) -> Backend:
-    if settings.backend == "slurm":
-        return _slurm(settings)
-    if settings.backend == "ray":
-        return _ray(settings)
-    if settings.backend != "local":
-        raise InputError(f"--backend {settings.backend}: there are local, slurm and ray")
+    return {"local": _local, "slurm": _slurm, "ray": _ray}[settings.backend](settings)
+
+
+def _local(settings: Settings) -> Backend:
     if settings.shadow or settings.address or settings.cluster or settings.shared:
         raise InputError("--shadow, --address, --shared and --cluster are for other backends; the local one runs jobs on this machine")
     from trainmaster.live.backends.local import LocalBackend
