@@ -44,11 +44,7 @@ def main() -> None:
     times = parser.parse_args().times
     cluster = RayCluster()
     try:
-        cluster.start_head()
-        cluster.wait()
-        for name in ("n1", "n2"):
-            cluster.start_node(name)
-            cluster.wait(name)
+        cluster.bring_up("n1", "n2")
         plain.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         with tempfile.TemporaryDirectory() as folder, Up(Path(folder), cluster.address) as up:
             rows = measure(up, times)

@@ -114,8 +114,7 @@ class Faults:
         ray.kill(name, "raylet")
         time.sleep(self.rng.choice([0.0, 30.0]))
         ray.end_node(name)
-        ray.start_node(name)
-        ray.wait(name)
+        ray.add(name)
         return True
 
 
