@@ -30,6 +30,7 @@ from ray_cluster import RayCluster
 
 from trainmaster.live.client import Client
 
+IDLE_S = 5.0
 RULES = "rules: {min_run_s: 0, most_preemptions: 0}\n"
 YIELDS = """
 echo '{}' > $TRAINMASTER_CONTROL/registered
@@ -44,11 +45,7 @@ def main() -> None:
     times = parser.parse_args().times
     cluster = RayCluster()
     try:
-        cluster.start_head()
-        cluster.wait()
-        for name in ("n1", "n2"):
-            cluster.start_node(name)
-            cluster.wait(name)
+        cluster.bring_up("n1", "n2")
         plain.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         with tempfile.TemporaryDirectory() as folder, Up(Path(folder), cluster.address) as up:
             rows = measure(up, times)
@@ -71,10 +68,7 @@ def measure(up: Up, times: int) -> list[tuple[str, list[float], str]]:
         above = statistics.median(ours) - statistics.median(alone)
         rows.append((f"{name}: placement group, actors, first answer: Ray alone", alone, ""))
         rows.append((f"{name}: submission to the first process: Trainmaster", ours, f"0.3 above Ray alone: {above:+.3f}"))
-    cpu_s, jobs = up.cpu_s(), 20
-    for _ in range(jobs):
-        up.start_s(1)
-    controller_s, bridge_s = ((after - before) / jobs for before, after in zip(cpu_s, up.cpu_s(), strict=True))
+    controller_s, bridge_s = up.cost_s(jobs=20)
     rows.append(("processor time of the controller, a job", [controller_s], "0.02"))
     rows.append(("processor time of its bridge to Ray, a job", [bridge_s], ""))
     preempted = [up.preemption_s() for _ in range(times)]
@@ -149,6 +143,20 @@ class Up:
         self.client.cancel([loser])
         self.client.wait(loser, 60)
         return started_s - asked_s
+
+    def cost_s(self, jobs: int) -> tuple[float, float]:
+        """Of a job, in the controller and in its bridge, above what they use while nothing happens."""
+        before, began_s = self.cpu_s(), time.monotonic()
+        time.sleep(IDLE_S)
+        idle = [(after - first) / (time.monotonic() - began_s) for first, after in zip(before, self.cpu_s(), strict=True)]
+        before, began_s = self.cpu_s(), time.monotonic()
+        ids = [self.submit("true") for _ in range(jobs)]
+        for id in ids:
+            self.client.wait(id, 120)
+        took_s = time.monotonic() - began_s
+        used = [after - first for first, after in zip(before, self.cpu_s(), strict=True)]
+        controller_s, bridge_s = ((one - rate * took_s) / jobs for one, rate in zip(used, idle, strict=True))
+        return controller_s, bridge_s
 
     def cpu_s(self) -> tuple[float, float]:
         """Of the controller, and of its bridge."""

@@ -23,7 +23,8 @@ from pathlib import Path
 from trainmaster.errors import BackendError
 from trainmaster.live.node import linux
 
-START_S = 60.0
+START_S = 120.0
+TRIES = 3  # a node has 30 s to start in, says Ray, which may be too few where many want the processor
 STOP_S = 15.0
 STORE_BYTES = 80 << 20  # of each node's object store, which Trainmaster hardly uses
 MAIN = "from ray.scripts.scripts import main; main()"
@@ -53,6 +54,24 @@ class RayCluster:
     def start_node(self, name: str, *, gpus: int = 4, cpus: int = 8) -> None:
         """To be waited for before the next: Ray cannot tell two nodes of one machine apart that start at the same time."""
         self._start(name, [f"--address={self.address}", f"--node-name={name}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"])
+
+    def bring_up(self, *names: str, **about: int) -> None:
+        """The head, and then these nodes, one after the other."""
+        self.start_head()
+        self.wait()
+        for name in names:
+            self.add(name, **about)
+
+    def add(self, name: str, **about: int) -> None:
+        for left in reversed(range(TRIES)):
+            self.start_node(name, **about)
+            try:
+                self.wait(name)
+                return
+            except BackendError:
+                if not left:
+                    raise
+                self.end_node(name)
 
     def _start(self, name: str, options: list[str]) -> None:
         argv = [sys.executable, "-c", MAIN, "start", "--block", "--disable-usage-stats", f"--object-store-memory={STORE_BYTES}", *options]
@@ -146,11 +165,7 @@ def main() -> None:
     cluster = RayCluster(port=args.port, dashboard=True)
     names = [f"n{number}" for number in range(1, args.nodes + 1)]
     try:
-        cluster.start_head()
-        cluster.wait()
-        for name in names:
-            cluster.start_node(name, gpus=args.gpus, cpus=args.cpus)
-            cluster.wait(name)
+        cluster.bring_up(*names, gpus=args.gpus, cpus=args.cpus)
         print(f"{len(names)} nodes of {args.gpus} GPUs; in another terminal:\n")
         print(f"    trainmaster up --backend ray --address {cluster.address}\n\nCtrl-C ends them", flush=True)
         while all(process.poll() is None for process in cluster.processes.values()):

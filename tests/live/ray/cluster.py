@@ -30,11 +30,7 @@ def small_cluster(*nodes: str, gpus: int = 4, **about: Any) -> Any:
         pytest.skip("ray is not installed: make test-ray")
     cluster = script().RayCluster(**about)
     try:
-        cluster.start_head()
-        cluster.wait()
-        for name in nodes:
-            cluster.start_node(name, gpus=gpus)
-            cluster.wait(name)
+        cluster.bring_up(*nodes, gpus=gpus)
     except BaseException:
         cluster.stop()
         raise

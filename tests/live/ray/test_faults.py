@@ -85,8 +85,7 @@ class Site(Harness):
 def site(cluster: Any, tmp_path: Path) -> Iterator[Site]:
     for name in ("n1", "n2"):
         if name not in cluster.processes:
-            cluster.start_node(name)
-            cluster.wait(name)
+            cluster.add(name)
     made = Site(cluster, tmp_path)
     yield made
     for one in made.backend.observe():
@@ -144,8 +143,7 @@ def test_a_killed_node_loses_its_jobs_once_they_have_ended_and_takes_new_ones_wh
     site.nodes_up("n2")
     site.work_again(attempt)
     site.cluster.end_node("n1")
-    site.cluster.start_node("n1")
-    site.cluster.wait("n1")
+    site.cluster.add("n1")
     site.nodes_up("n1", "n2")
     seen, log = site.run(["sh", "-c", "echo $SLURMD_NODENAME"])
     assert (seen.exit_code, log) == (0, "n1\n")
@@ -156,9 +154,8 @@ def test_a_node_that_comes_back_at_once_is_the_same_node_and_what_ran_there_is_l
     site.file("ran")
     site.cluster.kill("n1", "raylet")
     site.cluster.end_node("n1")
-    site.cluster.start_node("n1")
+    site.cluster.add("n1")
     assert site.patiently(attempt).seen is Seen.LOST
-    site.cluster.wait("n1")
     site.nodes_up("n1", "n2")
     site.work_again(attempt)
 
@@ -228,8 +225,7 @@ def test_without_its_head_nothing_is_known_and_a_new_cluster_there_has_lost_the_
         cluster.end_node("head")
         cluster.start_head()
         cluster.wait()
-        cluster.start_node("n1")
-        cluster.wait("n1")
+        cluster.add("n1")
         assert site.patiently(attempt, MUTE_S).seen is Seen.LOST
         site.work_again(attempt)
         site.backend.close()

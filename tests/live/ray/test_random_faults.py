@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray]
 JOBS = 20  # that have not ended, at any time
 NODES = ("n1", "n2")
 KILLED = 137
+TENTHS = {"rank": 2, "supervisor": 2, "actor": 2, "controller": 2, "bridge": 1, "node": 1}
 LEFT = """
 import sys, ray
 ray.init(address=sys.argv[1], namespace="the test", log_to_driver=False, logging_level="ERROR")
@@ -74,13 +75,9 @@ class Faults:
 
     def __init__(self, cluster: OnRay, rng: random.Random) -> None:
         self.cluster, self.rng = cluster, rng
-        self.kinds = {"rank": 5, "supervisor": 4, "actor": 4, "controller": 4, "bridge": 2, "node": 2}
 
-    def one(self) -> str:
-        while True:
-            kind = self.rng.choices(list(self.kinds), list(self.kinds.values()))[0]
-            if getattr(self, kind)():
-                return kind
+    def one(self, kind: str) -> None:
+        while not getattr(self, kind)():
             time.sleep(0.2)
 
     def _kill_one(self, pids: list[int]) -> bool:
@@ -117,8 +114,7 @@ class Faults:
         ray.kill(name, "raylet")
         time.sleep(self.rng.choice([0.0, 30.0]))
         ray.end_node(name)
-        ray.start_node(name)
-        ray.wait(name)
+        ray.add(name)
         return True
 
 
@@ -146,11 +142,14 @@ def run(cluster: OnRay, seed: int, count: int) -> dict[str, Any]:
     def active(client: Client) -> int:
         return len(client.jobs())
 
-    while done.total() < count:
+    kinds = [kind for kind, share in TENTHS.items() for _ in range(share * count // 10)]
+    rng.shuffle(kinds)
+    for kind in kinds:
         for _ in range(JOBS - cluster.insist(active)):
             submit(cluster, rng, codes)
         time.sleep(rng.uniform(0.5, 3.0))
-        done[faults.one()] += 1
+        faults.one(kind)
+        done[kind] += 1
     cluster.ended(list(codes))
     assert cluster.stop() == 0, cluster.log()
     cluster.nothing_in_ray()

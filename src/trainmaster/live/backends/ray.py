@@ -324,9 +324,9 @@ class RayBackend:
                         break
                     heard_s = max(heard_s, time.monotonic())
                     *whole, lines = (lines + more).split(b"\n")
-                    for line in whole:
-                        self._hear(json.loads(line))
-                    self._wake()
+                    changes = [self._hear(json.loads(line)) for line in whole]
+                    if any(changes):
+                        self._wake()
                 elif time.monotonic() > heard_s + MUTE_S:
                     self._trouble = "its bridge hangs"
                     break
@@ -334,8 +334,10 @@ class RayBackend:
             bridge.kill()
             bridge.wait()
 
-    def _hear(self, said: dict[str, Any]) -> None:
+    def _hear(self, said: dict[str, Any]) -> bool:
+        """True: something is not as it was."""
         with self._lock:
+            was_away = bool(self._away())
             if "failed" in said or "away" in said:
                 self._trouble = str(said.get("failed") or said.get("away"))
                 if "failed" in said:
@@ -350,6 +352,7 @@ class RayBackend:
                 live = self._live.get((seen.job, seen.attempt))
                 if live is not None and not live.over:
                     live.seen = seen
+            return "nodes" in said or "seen" in said or was_away
 
     def _take_nodes(self, nodes: list[dict[str, Any]]) -> None:
         """A node that Ray names no more stays, as one that is down, for as long as this controller lives."""
