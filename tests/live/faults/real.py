@@ -305,7 +305,11 @@ def kill_often(cluster: Cluster, seed: int, kills: int, jobs: int) -> dict[str, 
     """So many deaths of the controller while people work, each at a random instant after the one before; then all jobs end."""
 
     def kill(rng: random.Random, up_s: float) -> None:
-        time.sleep(rng.choice([rng.uniform(0.0, up_s), up_s + rng.uniform(0.0, 1.5)]))  # some before it even answers
+        if rng.random() < 0.5:
+            time.sleep(rng.uniform(0.0, up_s))  # mostly before it answers
+        else:
+            cluster.until_it_answers()
+            time.sleep(rng.uniform(0.0, 1.5))
         cluster.kill()
         cluster.spawn()
 
