@@ -7,17 +7,20 @@ READY := .venv/.ready
 TRAIN := .venv/.train
 RAY := .venv-ray/.ready
 WITH_RAY := PYTHONPATH=src .venv-ray/bin/python -m pytest -q
+SLURM := command -v slurmctld > /dev/null || test -x /usr/sbin/slurmctld || scripts/slurm_cluster.py install
+# Of the behaviour that every backend shows, what a change is most likely to break.
+SMOKE := own_exit_code or gang_starts_on_all or published_step or finds_running or daemon_of_its_own or ignores_sigterm
 
 # Of the samples: the same for the same commit.
 SEED ?= $(shell printf '%d' 0x$$(git rev-parse --short=6 HEAD 2>/dev/null | cut -c1-6 || true))
 
-.PHONY: help setup demo test test-all samples test-slurm test-ray smoke-ray bench bench-ray lint lock
+.PHONY: help setup demo test test-all samples test-slurm smoke-slurm test-ray smoke-ray bench bench-ray lint lock
 
 help:
 	@echo "make setup      .venv from the lock file"
 	@echo "make demo       a week of a Philly-like cluster under six policies: report.html"
 	@echo "make test       the tests (TRAINMASTER_DATA=FOLDER adds those on public traces)"
-	@echo "make test-slurm the tests on a real Slurm (as root; installs its packages, leaves nothing running)"
+	@echo "make test-slurm the tests on a real Slurm (as root; installs its packages, leaves nothing running); smoke-slurm: a few of them"
 	@echo "make test-ray   those on a real Ray, which is installed and started for them; smoke-ray: a few of them"
 	@echo "make bench-ray  starts and preemption on a real Ray, beside Ray alone"
 	@echo "make test-all   and the slow ones: hundreds of kills, of preemptions, of faults"
@@ -61,15 +64,18 @@ test-all: setup $(TRAIN)
 	$(BIN)/python -m pytest -q -m "slow or not slow"
 
 test-slurm: setup
-	@command -v slurmctld > /dev/null || test -x /usr/sbin/slurmctld || scripts/slurm_cluster.py install
+	@$(SLURM)
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/live/slurm tests/live/backends/test_behaviour.py -k "slurm"
+
+smoke-slurm: setup
+	@$(SLURM)
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/live/backends/test_behaviour.py -k "slurm and ($(SMOKE))"
 
 test-ray: $(RAY)
 	$(WITH_RAY) -m ray
 
 smoke-ray: $(RAY)
-	$(WITH_RAY) -m ray tests/live/backends/test_behaviour.py \
-		-k "own_exit_code or gang_starts_on_all or published_step or finds_running or daemon_of_its_own or ignores_sigterm"
+	$(WITH_RAY) -m ray tests/live/backends/test_behaviour.py -k "$(SMOKE)"
 
 bench-ray: $(RAY)
 	PYTHONPATH=src .venv-ray/bin/python bench/live_ray.py
