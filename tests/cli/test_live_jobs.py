@@ -364,6 +364,18 @@ def test_who_follows_a_log_goes_on_when_the_controller_is_there_again(trainmaste
     assert list(got) == []
 
 
+def test_a_connection_that_the_server_has_closed_is_made_anew_before_a_request_is_lost_on_it(trainmaster, cluster):
+    trainmaster("submit", "--", "a")
+    client = Client.of_state(cluster.state)
+    client.job(1)
+    cluster.server.stop()  # as it does with a connection that was idle for long
+    cluster.again()
+
+    client.hold([1])  # not sent twice, so it must not be sent in vain
+
+    assert client.job(1)["reason"] == "held"
+
+
 def test_a_shell_runs_what_the_controller_says(trainmaster, cluster, monkeypatch):
     submit(trainmaster, "--", "true")
     cluster.control.run(1)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -257,6 +259,8 @@ class Client:
         timeout_s: float | None = None,
         repeatable: bool = False,
     ) -> Any:
+        if self._connection is not None and self._connection.sock is not None and _has_gone(self._connection.sock):
+            self.close()
         reused = self._connection is not None
         connection = self._connection = self._connection or self._connect()
         if timeout_s is not None:
@@ -374,6 +378,13 @@ def _query(values: Mapping[str, Any]) -> str:
     told = {name: str(value).lower() if isinstance(value, bool) else value for name, value in values.items() if value is not None}
     text = urlencode(told, doseq=True)
     return f"?{text}" if text else ""
+
+
+def _has_gone(connection: socket.socket) -> bool:
+    """The server has closed it, as it does with idle ones: nothing else can be there to be read between two requests."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _certificate(state: Path) -> str | None:
