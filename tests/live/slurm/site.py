@@ -14,6 +14,8 @@ from live.faults.real import JOB, Cluster
 from live.slurm.conftest import mend
 from trainmaster.live.control import JobRecord
 
+LONG_S = 300.0
+
 # The other node of a gang: it is there as long as the first is, and says so in a file of its own.
 OTHER = r"""
 if [ "${SLURM_NODEID:-0}" != 0 ]; then
@@ -46,6 +48,14 @@ class Site(Cluster):
         spec = self.spec(name, steps=steps, gpus=gpus, code=code, checkpoints=checkpoints, nodes=nodes)
         spec["command"][2] = OTHER + JOB
         return {**spec, "retry": {"max": 1000, "exit_codes": [137]}}
+
+    def ended(self, ids: list[int]) -> None:
+        """A start takes Slurm a second or more, and each fault costs some: one job may wait long for its turn."""
+        until_s = time.monotonic() + LONG_S
+        while any(job["id"] in ids for job in self.insist(lambda client: client.jobs())):
+            assert time.monotonic() < until_s, f"not ended after {LONG_S:g} s: {self.insist(lambda client: client.jobs())}\n{self.log()}"
+            time.sleep(0.5)
+        super().ended(ids)
 
     # ------------------------------------------------------------------------------------------------- faults
 

@@ -10,7 +10,7 @@ import pytest
 from live.slurm.conftest import mend
 from live.slurm.site import Site, kill_anything
 
-LAS = ("--policy", "las", "--set", "quantum_s=1")
+LAS = ("--policy", "las", "--set", "quantum_s=5")
 
 
 @pytest.fixture

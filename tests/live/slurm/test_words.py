@@ -46,7 +46,7 @@ def test_a_job_name_tells_whose_it_is_and_holds_nothing_strange(job: int, attemp
 def test_whatever_a_command_prints_is_data_or_an_error_of_one_line(text: str) -> None:
     parsing.rows(text)
     parsing.partitions(text)
-    parsing.ending(text)
+    parsing.ending(text, "x")
     assert parsing.known(text, "0123abcd") is None
     try:
         parsing.submitted(text)
@@ -63,8 +63,9 @@ def test_sbatch_may_name_the_cluster_beside_the_id() -> None:
 def test_partitions_and_how_a_job_ended_are_read_from_their_words() -> None:
     text = "PartitionName=main Default=YES Nodes=n[1-2] State=UP\nPartitionName=old Default=NO State=DOWN\n"
     assert [(one.name, one.default, one.up) for one in parsing.partitions(text)] == [("main", True, True), ("old", False, False)]
-    assert parsing.ending("JobId=3 JobName=x JobState=NODE_FAIL Reason=NodeDown Dependency=(null)") == "NODE_FAIL (NodeDown)"
-    assert parsing.ending("JobId=3 JobState=COMPLETED Reason=None") == "COMPLETED"
+    assert parsing.ending("JobId=3 JobName=x JobState=NODE_FAIL Reason=NodeDown Dependency=(null)", "x") == "NODE_FAIL (NodeDown)"
+    assert parsing.ending("JobId=3 JobName=x JobState=COMPLETED Reason=None", "x") == "COMPLETED"
+    assert parsing.ending("JobId=3 JobName=another JobState=COMPLETED", "x") == ""  # the id was given again
 
 
 def test_nodes_are_listed_with_what_others_may_want_to_know() -> None:

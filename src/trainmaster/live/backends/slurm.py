@@ -468,7 +468,7 @@ class SlurmBackend:
     def _submit(self, live: Launched, part: Part) -> None:
         part.submitted = None
         try:
-            self.slurm.submit(part.asked)
+            part.id = self.slurm.submit(part.asked)
         except BackendError as problem:  # it may have been taken: the next look says
             with self._lock:
                 part.failures += 1
@@ -489,14 +489,19 @@ class SlurmBackend:
         for row in rows:
             if (whose := parsing.known(row.name, self._site)) is not None:
                 by_part[whose].append(row)
+        doubtful = []
         with self._lock:
             for live in list(self._live.values()):
                 for number, part in enumerate(live.parts):
                     part.rows = sorted(by_part.pop((live.key, number), []), key=lambda row: row.id)
-                self._compare(live, began_before.get(live.key, set()))
+                doubtful += self._compare(live, began_before.get(live.key, set()))
             strangers = {row.id for rows in by_part.values() for row in rows if row.state != "COMPLETING"}
             self._cancel |= strangers & self._strangers  # seen twice: not one that is just about to go
             self._strangers = strangers
+        for live, part, why in doubtful:
+            how = self.slurm.how_it_ended(part.id, part.asked.name) if part.id is not None else ""
+            with self._lock:
+                self._give_up(live, part, f"{why}: {how}" if how else why)
         if began_s >= self._nodes_s:
             self._look_at_nodes()
         now_s = time.monotonic()
@@ -505,17 +510,18 @@ class SlurmBackend:
             self._look_s = now_s + POLL_S + COST * (now_s - began_s)
         self._wake()
 
-    def _compare(self, live: Launched, began_before: set[int]) -> None:
-        """What Slurm has of an attempt, with what the attempt says itself."""
+    def _compare(self, live: Launched, began_before: set[int]) -> list[tuple[Launched, Part, str]]:
+        """What Slurm has of an attempt, with what the attempt says itself. What is to be given up, and why."""
         live.changed |= live.started_s is None
         live.refresh()
         if live.end is not None:
             if time.monotonic() > live.ended_s + LINGER_S:
                 self._cancel_rows(live)
-            return
+            return []
         if live.lost is not None:
             self._cancel_rows(live)
-            return
+            return []
+        doubtful = []
         for part in live.parts:
             begun = [live.begun[node] for node in part.nodes if node in live.begun]
             if part.submitted is None and not part.rows and not begun:
@@ -523,17 +529,19 @@ class SlurmBackend:
                     part.submitted = False  # Slurm has not taken it: again
                     continue
                 self._refuse(live, part.error)
-                return
+                return []
             if part.submitted is False:
                 continue
             part.submitted = True
-            ours = {str(one.get("slurm_job")) for one in begun}
-            kept = [row for row in part.rows if str(row.id) in ours] if begun else part.rows[:1]
+            ours = {int(one["slurm_job"]) for one in begun}
+            kept = [row for row in part.rows if row.id in ours] if begun else part.rows[:1]
             self._cancel |= {row.id for row in part.rows if row not in kept}  # of a submission that was made twice
+            part.id = next(iter(ours), kept[0].id if kept else part.id)
             if not kept:
-                self._give_up(live, part, "Slurm has it no more")
+                doubtful.append((live, part, "Slurm has it no more"))
             elif kept[0].waits and not began_before.isdisjoint(part.nodes):
-                self._give_up(live, part, f"Slurm has put it back into its queue ({kept[0].state}: {kept[0].reason})")
+                doubtful.append((live, part, "Slurm has put it back into its queue"))
+        return doubtful
 
     def _give_up(self, live: Launched, part: Part, why: str) -> None:
         """Nothing of it starts any more, and what runs ends itself; then it is lost, to be tried again under a new number."""

@@ -33,6 +33,7 @@ class Part:
     asked: Submission
     nodes: list[int]  # of the attempt, by number
     submitted: bool | None = False  # None: sbatch was called, by us or by a controller before, and only a look says what came of it
+    id: int | None = None  # Slurm's, for who asks about it
     failures: int = 0
     error: str = ""
     rows: list[Row] = field(default_factory=list)  # in squeue: one, none, or more after a lost acknowledgement

@@ -80,10 +80,10 @@ class Slurm:
     def partitions(self) -> str:
         return self._run(["scontrol", "show", "partition", "-o"], LOOK_S)
 
-    def how_it_ended(self, id: int) -> str:
-        """In Slurm's words, while it still knows: `NODE_FAIL`, `TIMEOUT`. For people."""
+    def how_it_ended(self, id: int, name: str) -> str:
+        """In Slurm's words, while it still knows: `NODE_FAIL (None)`. For people. Nothing if the id is another job's by now."""
         try:
-            return parsing.ending(self._run(["scontrol", "show", "job", "-o", str(id)], LOOK_S))
+            return parsing.ending(self._run(["scontrol", "show", "job", "-o", str(id)], LOOK_S), name)
         except BackendError:
             return ""
 

@@ -84,10 +84,11 @@ def partitions(text: str) -> list[Partition]:
     return found
 
 
-def ending(text: str) -> str:
+def ending(text: str, name: str) -> str:
+    """Of `scontrol show job -o`, if it is of that job."""
     words = _words(text)
     reason = words.get("Reason", "None")
-    return words.get("JobState", "") + (f" ({reason})" if reason != "None" else "")
+    return words.get("JobState", "") + (f" ({reason})" if reason != "None" else "") if words.get("JobName") == name else ""
 
 
 def _words(line: str) -> dict[str, str]:
