@@ -44,7 +44,8 @@ $(RAY): $(READY) $(TRAIN)
 	$(BIN)/python -m venv .venv-ray
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
 		> "$$(.venv-ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/trainmaster-below.pth"
-	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check 'ray[default]>=2.60,<3'
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check 'ray[default]>=2.60,<3' \
+		|| { echo "Ray could not be installed: the tests on it are skipped" >&2; }
 	@touch $@
 
 demo: setup
