@@ -54,8 +54,9 @@ demo: setup
 test: setup $(TRAIN)
 	$(BIN)/python -m pytest -q
 
-test-all: setup $(TRAIN)
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+test-all: setup $(TRAIN) $(RAY)
+	$(BIN)/python -m pytest -q -m "(slow or not slow) and not ray"
+	$(WITH_RAY) -m ray
 
 test-slurm: setup
 	@command -v slurmctld > /dev/null || test -x /usr/sbin/slurmctld || scripts/slurm_cluster.py install
