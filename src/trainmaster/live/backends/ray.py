@@ -358,12 +358,15 @@ class RayBackend:
         """A node that Ray names no more stays, as one that is down, for as long as this controller lives."""
         before = self._nodes
         named = {name: replace(node, up=False, reason="Ray names it no more") for name, node in before.items()}
-        named |= {about["name"]: _node(about, up=about["up"], reason=about["reason"]) for about in nodes}
+        for about in nodes:
+            node = _node(about, up=about["up"], reason=about["reason"])
+            known = named.get(node.name)  # of a dead node Ray does not say what it had
+            named[node.name] = node if node.up or known is None else replace(known, reason=node.reason)
         self._nodes = {name: named[name] for name in sorted(named)}
         if before.keys() != self._nodes.keys() or not os.path.exists(f"{self.state}/ray-nodes.json"):
             held = {name for live in self._live.values() for name in live.gpus}
             kept = files.read_json(f"{self.state}/ray-nodes.json") or {}
-            now = {name: about for name, about in kept.items() if name in held} | {about["name"]: about for about in nodes}
+            now = {name: about for name, about in kept.items() if name in held} | {about["name"]: about for about in nodes if about["up"]}
             with contextlib.suppress(OSError):
                 files.write_json(f"{self.state}/ray-nodes.json", now)
 

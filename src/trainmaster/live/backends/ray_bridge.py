@@ -162,12 +162,8 @@ class Bridge:
         self.names = dict(files.read_json(f"{state}/ray-names.json") or {})  # of nodes, by id
         self.told: list[dict[str, Any]] = []
         self.others: dict[str, float] = {}  # GPUs that others hold, by node id, as seen last
-        self._umask = os.umask(0o077)
-        os.umask(self._umask)
-
-    @property
-    def umask(self) -> int:
-        return self._umask
+        self.umask = os.umask(0o077)
+        os.umask(self.umask)
 
     def say(self, **what: Any) -> None:
         self._write(json.dumps(what) + "\n")
@@ -283,9 +279,9 @@ class Bridge:
 
     async def _sweep(self) -> None:
         """What an earlier controller has begun and nobody wants any more. An actor without a plan runs nothing."""
-        wanted = {f"{job}.{attempt}" for job, attempt in self.gangs}
         with contextlib.suppress(TimeoutError, RayError):
             groups = await within(CALL_S, ray.util.placement_group_table)
+            wanted = {gang.name for gang in self.gangs.values()}  # one that came meanwhile is not among the groups
             for id, group in groups.items():
                 owner, _, key = str(group["name"]).partition(":")
                 if owner == self.namespace and key not in wanted and group["state"] != "REMOVED":
