@@ -87,6 +87,7 @@ samples: setup $(TRAIN)
 
 bench: setup
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/elastic.py
 	$(BIN)/python bench/live.py
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/train.py

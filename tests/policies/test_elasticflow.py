@@ -16,7 +16,7 @@ from trainmaster.engine.loop import Simulation
 from trainmaster.policies.buddies import buddies
 from trainmaster.policies.elasticflow import Edf, ElasticFlow
 from trainmaster.policies.kernels.deadlines import plan
-from trainmaster.workload.jobs import Job, JobTable
+from trainmaster.workload.jobs import Job, JobTable, Labels
 from trainmaster.workload.perf.profiles import load_profiles
 from trainmaster.workload.traces import load_trace
 
@@ -97,6 +97,32 @@ def test_edf_ends_where_the_artifacts_does(case):
     done = run(micro(case), Edf(), "1x8:a100", round_s=0)
 
     assert {id: done.finish_s(id) for id in reference} == pytest.approx(reference, abs=4)  # it rounds every end up
+
+
+def sequence(maps: list[dict[str, int]]) -> list[list[int]]:
+    """GPUs of all jobs, largest first, each time they change: when that is depends on slots and restarts, who of equals it is on ties."""
+    sizes = [sorted(gpus.values(), reverse=True) for gpus in maps if gpus]
+    return [now for before, now in zip([[], *sizes], sizes, strict=False) if now != before]
+
+
+@needs_data
+@pytest.mark.parametrize("case", ["m1", "m2", "m3", "m4"])
+@pytest.mark.parametrize("theirs", ["edf", "ef", "ef-accessctrl"])
+def test_every_hand_sized_case_goes_through_the_allocations_of_the_artifact(case, theirs):
+    reference = json.loads(MICRO.read_text())["micro_cases_slot60_A100"]["cases"][case].get(theirs)
+    if reference is None:
+        return  # it was not run
+    jobs, policy = micro(case), Edf() if theirs == "edf" else ElasticFlow(admit="together", keep_plan=False, spare="dearest")
+    if theirs == "ef":  # refuses nobody
+        jobs = jobs.replace(service_class=Labels.of(["soft"] * len(jobs)))
+    done = run(jobs, policy, "1x4:a100" if case == "m4" else "1x8:a100", round_s=0)
+
+    ours = [{h.id: sum(milli for _, milli in h.parts) // 1000 for h in instant.holdings} for instant in done.allocations]
+    assert sequence(ours) == sequence([gpus for _, gpus in reference["gpus_at"]])
+    ended = {id for id, fate in done.fates.items() if math.isfinite(fate.finish_s)}
+    assert ended == set(reference["end_time"])
+    if theirs == "edf":
+        assert {id: done.finish_s(id) for id in ended} == pytest.approx(reference["end_time"], abs=4)
 
 
 def first_shares(done: Schedule, at_s: float) -> dict[str, int]:

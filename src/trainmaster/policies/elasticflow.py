@@ -19,7 +19,8 @@ included, until a new one keeps all the promises that it keeps.
 
 edf: by deadline, each on as many GPUs as it was measured on; refuses nobody.
 The artifact's quirks (preset): jobs that arrive together are admitted or refused together, and a free GPU goes to the job whose GPU
-time grows *most*. Not here: its restart times, and its table of largest sizes, which are those where T is largest.
+time grows *most*; plans leave restarts out. Not here: the seconds it charges running jobs at every event, ends that it rounds up to
+slots (`--round` does as much), and its table of largest sizes, which are those where T is largest.
 """
 
 from __future__ import annotations

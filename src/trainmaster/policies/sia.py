@@ -10,9 +10,9 @@ Jayaram Subramanya et al., "Sia: Heterogeneity-aware, goodput-optimized ML-clust
 
 Solved by HiGHS. Fits are Pollux's, one a type: each job is profiled on one GPU of every type before it starts (section 3.2), at
 three batches, at no charge here; a type on which it has not run on several GPUs is taken to scale like one on which it has. A job
-gets no more than twice the GPUs it has been seen on. One that is restarting stays where it is.
-Preset: the artifact's times on whole seconds. Not here: its factors that slow applications down, and its restart costs by
-application (`--restart-cost` holds for all), so its absolute completion times are not ours.
+gets no more than twice the GPUs it has been seen on. One that is restarting stays where it is; one that waits loses nothing by starting.
+Preset: the artifact's times on whole seconds, its factors that slow applications down, its restart costs by application, and jobs
+that start unprofiled: what a type is worth where a job has not run is taken from where it has, by their speeds on one GPU.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Pollux's question, who gets how many GPUs on which nodes, answered by large neighbourhood search.
 
-A few jobs are taken off the cluster and put back, each as it is best for itself at a price a GPU; what is no worse stays.
+A few jobs are taken off the cluster and put back, each as it is best for itself at a price a GPU; what is no worse stays, and at
+first, now and then, what is a little worse (simulated annealing: one gets out of local optima). The best seen is the answer.
 The price is about what the last GPU is worth: that of the relaxation in which only the number of GPUs counts. (Ropke and
 Pisinger, "An adaptive large neighborhood search heuristic", Transportation Science 40(4), 2006, for the idea.)
 
@@ -16,6 +17,7 @@ import numpy as np
 from numba import njit
 
 FLAT = 1e-12  # differences below are rounding
+WARMTH = 0.02  # of what a job costs on average: about so much worse is put up with at first
 
 
 @njit(cache=True)
@@ -189,7 +191,10 @@ def search(cost, stay, base, most, capacity, exclusive, steps, seed):  # type: i
 
     taken, kept_rows, kept = np.zeros(jobs, np.int64), np.zeros((jobs, parts_most, 2), np.int64), np.zeros(jobs)
     picked = np.zeros(jobs, np.bool_)
+    total, scale = now.sum(), WARMTH * now.sum() / max(jobs, 1)
+    best, best_rows = total, rows.copy()
     for step in range(steps):
+        warmth = scale * (1.0 - step / steps) ** 2
         n_taken = pick(step, jobs, nodes, rows, taken, picked)
         before, after = 0.0, 0.0
         for i in range(n_taken):
@@ -209,15 +214,20 @@ def search(cost, stay, base, most, capacity, exclusive, steps, seed):  # type: i
             j = taken[i]
             now[j] = insert(j, rate, cost, stay, base, base_gpus, most, rows, free, spanning, exclusive, levels)
             after += now[j]
-        if after > before + FLAT:
+        worse = after - before
+        if worse > FLAT and np.random.random() >= np.exp(-worse / max(warmth, FLAT)):
             for i in range(n_taken):
                 lift(taken[i], rows, free, spanning, now)
             for i in range(n_taken):
                 put(taken[i], kept_rows[i], rows, free, spanning)
                 now[taken[i]] = kept[i]
+        else:
+            total += worse
+            if total < best - FLAT:
+                best, best_rows[:] = total, rows
         for i in range(n_taken):
             picked[taken[i]] = False
-    return rows, now.sum()
+    return best_rows, best
 
 
 @njit(cache=True)
