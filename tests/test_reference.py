@@ -14,8 +14,11 @@ import pytest
 from trainmaster.cli.main import main
 
 DATA = os.environ.get("TRAINMASTER_DATA")
-CLAIMED = {"tiresias.json": "", "swf.json": "", "pollux.json": "", "elasticflow.json": "", "elastic_multi.json": "pai/sjf pai/fifo"}
-SLOW = ("pollux-artifact/pollux/", "elasticflow/ratio/")
+CLAIMED = {
+    "tiresias.json": "", "swf.json": "", "pollux.json": "", "elasticflow.json": "", "sia.json": "sia/ratio",
+    "elastic_multi.json": "pai/sjf pai/fifo",
+}  # fmt: skip
+SLOW = ("pollux-artifact/pollux/", "elasticflow/ratio/", "sia/ratio/")
 
 
 def cases() -> list[object]:

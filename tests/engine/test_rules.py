@@ -13,7 +13,7 @@ from schedules import cluster, job, policy, simulate
 from trainmaster.cluster.cluster import CapacityChange, Cluster, Node
 from trainmaster.engine.faults import Faults
 from trainmaster.errors import InvariantBroken
-from trainmaster.policies.base import ListPolicy, NoParams
+from trainmaster.policies.base import EngineRules, ListPolicy, NoParams
 
 FIFO, GREEDY, SRTF = policy("fifo"), policy("fifo-greedy"), policy("srtf")
 
@@ -482,3 +482,12 @@ def test_the_same_policy_object_serves_two_runs():
 
     assert simulate(jobs, "2x2", las).allocations_csv() == simulate(jobs, cluster("2x2"), las).allocations_csv()
     assert las.params == policy("las", quantum_s=20.0).params
+
+
+def test_a_preset_may_slow_models_down_and_set_their_restart_costs():
+    rules = EngineRules(slowdown={"bert": 1.5}, restart_s={"bert": 7.0})
+
+    jobs = [job("a", 0, 1, 10, model="bert"), job("b", 0, 1, 10, model="other"), job("c", 0, 1, 10)]
+    schedule = simulate(jobs, "1x4", GREEDY, 2.0, rules=rules)
+
+    assert [schedule.finish_s(id) for id in "abc"] == [7 + 15, 12, 12]

@@ -99,3 +99,28 @@ def test_without_lengths_the_job_that_has_done_least_counts_as_the_shortest():
     run = simulate([plain_job("old", 0, 1, 400), plain_job("new", 50, 1, 20)], "1x2", AfsP())
 
     assert run.finish_s("new") < run.finish_s("old")
+
+
+def sum_of_completions(shares: tuple[int, int], p_a: float, p_b: float) -> float:
+    """Of jobs with 10 and 30 units left on three GPUs, one of which is to be given out; b has two when a has ended first."""
+    speed_a, speed_b = (p_a, 1.0) if shares == (2, 1) else (1.0, p_b)
+    a_ends = 10 / speed_a
+    return 2 * a_ends + (30 - a_ends * speed_b) / p_b
+
+
+def test_the_sums_behind_the_contest():
+    assert sum_of_completions((2, 1), 1.5, 1.8) == pytest.approx(26.2963, abs=5e-5)
+    assert sum_of_completions((1, 2), 1.5, 1.8) == pytest.approx(26.6667, abs=5e-5)
+    assert sum_of_completions((2, 1), 1.4, 1.8) == pytest.approx(26.9841, abs=5e-5)
+
+
+def test_three_jobs_in_a_whole_run(tmp_path):
+    curves = {"a": (10, [1, 1.5, 1.8, 2]), "b": (30, [1, 1.8, 2.4, 2.8]), "c": (60, [1, 1.95, 2.85, 3.7])}
+    for name, (_, curve) in curves.items():
+        (tmp_path / f"{name}.csv").write_text(f"global_batch_size,1,2,3,4\n1,{','.join(map(str, curve))}\n")
+    steps = {"work_in_steps": True, "gpus": 1, "batch_size": 1, "submit_s": 0}
+    jobs = [Job(id=name, work=work, model=name, **steps) for name, (work, _) in curves.items()]
+    table, model = load_profiles(tmp_path).bind(JobTable.of(jobs), cluster("1x4"))
+    simulation = Simulation(table, cluster("1x4"), AfsL(), Setup(restart_cost_s=0), model=model)
+
+    assert schedule_of(simulation, simulation.run()).average_jct_s() == pytest.approx(17.8362, abs=5e-5)

@@ -34,7 +34,7 @@ def planned(jobs: list[tuple[float, float, list[float]]], gpus: int, slot_s: flo
     speed = np.array([s for _, _, s in jobs], float)
     nobody, no_time_s = np.full(len(jobs), -1), np.zeros(len(jobs))
     met, pieces = plan(0.0, slot_s, gpus, deadline_s, left, speed, SIZES, speed.argmax(axis=1), np.zeros((0, 4)), nobody, no_time_s,
-                       np.full(len(jobs), restart_s))  # fmt: skip
+                       np.full(len(jobs), float(restart_s)))  # fmt: skip
     return met.tolist(), pieces.tolist()
 
 
