@@ -54,6 +54,7 @@ class Blows:
         time.sleep(rng.uniform(0.0, up_s))
 
     def database(self, rng: random.Random, up_s: float) -> None:
+        self.cluster.until_it_answers()  # a controller that finds no database when it starts says so and ends
         away_s = rng.uniform(*AWAY_S)
         if self.postgres is not None:
             self.postgres.stop(rng.choice([signal.SIGINT, signal.SIGQUIT]))
