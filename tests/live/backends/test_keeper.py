@@ -40,7 +40,7 @@ class Node:
         spec = JobSpec(script=script, workdir=str(work), env={"PATH": os.environ["PATH"]}, gpus=self.nodes)
         shares = tuple(NodeShare(node=f"n{node}", gpus=1) for node in range(self.nodes))
         attempt = Attempt(job=7, attempt=1, name="job", user="ada", spec=spec, shares=shares)
-        plan = plan_of(attempt, self.keeper.facts()["state"], [[0]] * self.nodes, port=0, cgroup=None, umask=0o077)
+        plan = plan_of(attempt, self.keeper.facts()["state"], [[0]] * self.nodes, port=0, cgroup=None, limits=[], umask=0o077, log_limit=0)
         for what in ("ranks", "setups"):
             plan[what] = [one for one in plan[what] if one["env"]["SLURM_NODEID"] == str(self.node)]
         self.keeper.begin({**plan, "hold": self.nodes > 1}, script, shared)
