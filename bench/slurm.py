@@ -57,7 +57,7 @@ def measure(folder: Path, slurm: SmallCluster, client: Client, pid: int, jobs: i
         "one GPU, sbatch": lambda: plain(folder, slurm, "exec date +%s.%N"),
         "one GPU, Trainmaster": lambda: ours(client, gpus=1),
         "two nodes, sbatch and srun": lambda: plain(folder, slurm, "srun --mpi=none date +%s.%N", *gang),
-        "two nodes, Trainmaster": lambda: ours(client, gpus=8, nodes=2),
+        "two nodes, Trainmaster": lambda: ours(client, gpus=2, nodes=2),
     }.items():
         waited_s = []
         for _ in range(jobs):

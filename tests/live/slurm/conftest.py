@@ -32,14 +32,14 @@ def cluster(slurm: Any, tmp_path: Path) -> Iterator[Harness]:
 
 def mend(slurm: Any) -> None:
     """What a test has killed is there again; what Slurm drained because of it (a second life of a job: "Duplicate jobid") is resumed."""
-    if not slurm.alive("slurmctld"):
-        slurm.start_controller()
     for name in slurm.names:
         if not slurm.alive(f"slurmd.{name}"):
             slurm.start_node(name)
 
 
     def whole() -> bool:
+        if not slurm.alive("slurmctld"):  # or it was, and died of what it found: a job whose script it had not saved
+            slurm.start_controller()
         states = dict(line.split() for line in slurm.run("sinfo", "-h", "-N", "-o", "%N %T", fails=True).splitlines())
         for name in (name for name, state in states.items() if state.startswith(("drain", "down"))):
             slurm.run("scontrol", "update", f"nodename={name}", "state=resume", fails=True)

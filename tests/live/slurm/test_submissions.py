@@ -100,6 +100,20 @@ def test_others_are_believed_when_seen_twice(backend: SlurmBackend) -> None:
     assert seen == [0, 3, 3, 0]
 
 
+def test_a_look_that_hung_does_not_put_off_the_next_one_for_long(backend: SlurmBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [100.0]
+
+    def hangs() -> list[Any]:
+        now_s[0] += 60.0
+        return []
+
+    monkeypatch.setattr("trainmaster.live.backends.slurm.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr(backend.slurm, "jobs", hangs)
+    monkeypatch.setattr(backend, "_look_at_nodes", lambda: None)
+    backend._look()
+    assert 160.0 < backend._look_s <= 170.0
+
+
 def test_flags_of_other_backends_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="SLURM_CONF"):
         backend_of(Settings(state=tmp_path, backend="slurm", slots=4))

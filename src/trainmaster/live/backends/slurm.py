@@ -44,6 +44,7 @@ from trainmaster.live.node.plan import plan as plan_of
 
 POLL_S = 1.0  # between two looks at Slurm's queue, and so many times what a look takes, for slurmctld's sake
 COST = 20.0
+LONGEST_POLL_S = 10.0  # but a look that hung while slurmctld started says nothing of the next
 NODES_S = 3.0  # between two looks at its nodes
 LISTEN_S = 0.2  # between two looks at what supervisors on other machines have to say; those on this one are heard at once
 SAY_S = 5.0  # a start that takes longer is said in its observation
@@ -507,7 +508,7 @@ class SlurmBackend:
         now_s = time.monotonic()
         with self._lock:
             self._answered_s, self._trouble = now_s, ""
-            self._look_s = now_s + POLL_S + COST * (now_s - began_s)
+            self._look_s = now_s + min(POLL_S + COST * (now_s - began_s), LONGEST_POLL_S)
         self._wake()
 
     def _compare(self, live: Launched, began_before: set[int]) -> list[tuple[Launched, Part, str]]:
