@@ -165,7 +165,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         line = re.sub(r"(?<!\\)#.*", "", raw).rstrip()
         begun = begun if before else at
         if line.endswith("\\"):
-            before += line[:-1] + " "
+            before += line[:-1]
             continue
         whole, before = (before + line).strip(), ""
         if whole:

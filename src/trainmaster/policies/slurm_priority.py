@@ -68,7 +68,7 @@ def relative(value: Mapping[str, float], names: Sequence[str], missing: float) -
 
 def decayed(usage: Floats, rate: Floats, passed_s: float, half_life_s: float) -> Floats:
     """Usage after `passed_s` seconds in which each grew by `rate` a second; half of it is left after a half-life (0 = all)."""
-    if half_life_s <= 0:
+    if half_life_s <= 0 or np.isinf(half_life_s):
         return usage + rate * passed_s
     decay = np.log(2.0) / half_life_s
     left = np.exp(-decay * passed_s)
@@ -107,7 +107,8 @@ def _part(value: Floats, whole: Floats) -> Floats:
 
 def _level(share: Floats, used: Floats) -> Floats:
     """S / U: who has used nothing is before all."""
-    return np.where(share <= 0, 0.0, np.divide(share, used, out=np.full(len(share), np.inf), where=used > 0))
+    with np.errstate(over="ignore"):  # next to nothing: as good as nothing
+        return np.where(share <= 0, 0.0, np.divide(share, used, out=np.full(len(share), np.inf), where=used > 0))
 
 
 def _ranks(account_level: Floats, user_level: Floats) -> Floats:
