@@ -40,6 +40,7 @@ TIMES_OF_POLICIES = {
     "pollux": {"interval_s": 60.0},
     "sia": {"interval_s": 60.0},
     "afs-p": {"quantum_s": 60.0},
+    "slurm": {"bf_interval": 10.0, "bf_window": 100.0, "bf_resolution": 5.0, "PriorityCalcPeriod": 1.0, "group_s": 5.0},
 }
 TIMES_OF_GAVEL = {"lease_s": 20.0, "stay_s": 30.0, "solve_every_s": 60.0}
 TIMES_OF_POLICIES |= {name: TIMES_OF_GAVEL for name, cls in policies().items() if issubclass(cls, Gavel)}
@@ -53,6 +54,9 @@ def registered(name: str, times: float = 1.0) -> Policy:
     cls = policies()[name]
     values = {key: tuple(times * v for v in value) if isinstance(value, tuple) else times * value
               for key, value in TIMES_OF_POLICIES.get(name, {}).items()}  # fmt: skip
+    if name == "slurm":  # all that moves its order; the two times are text, in minutes
+        values |= {"PriorityMaxAge": f"{2 * times:g}", "PriorityDecayHalfLife": f"{10 * times:g}", "PriorityWeightAge": 1000.0}
+        values |= {"PriorityWeightFairshare": 500.0, "PriorityWeightJobSize": 100.0}
     if "samples" in values:
         values["samples"] = Samples(values=values["samples"])
     return cls(**values)

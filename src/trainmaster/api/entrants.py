@@ -18,8 +18,9 @@ import numpy as np
 
 from trainmaster.api.request import Contestant
 from trainmaster.errors import ParamError
-from trainmaster.policies.base import EngineRules, Policy, Samples
+from trainmaster.policies.base import EngineRules, ParamsFile, Policy, Samples
 from trainmaster.policies.registry import find_policy, make_policy
+from trainmaster.policies.slurm_conf import MOST_BYTES, SlurmConf, parse_conf
 from trainmaster.workload.jobs import JobTable
 from trainmaster.workload.traces.source import Source
 
@@ -84,11 +85,13 @@ def described(params: Mapping[str, Any]) -> dict[str, Any]:
 def _described(value: Any) -> Any:
     if isinstance(value, Samples):
         return {"path": value.path, "sha256": value.sha256, "values": len(value.values)}
+    if isinstance(value, ParamsFile):
+        return {"path": value.path, "sha256": value.sha256, "ignored": sum(value.ignored.values())}
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _named(label: str, word: str, settings: tuple[tuple[str, str], ...]) -> Entrant:
-    policy, preset = make_policy(find_policy(word), dict(settings), label, readers={Samples: read_samples})
+    policy, preset = make_policy(find_policy(word), dict(settings), label, readers={Samples: read_samples, SlurmConf: read_slurm_conf})
     return Entrant(label, policy, preset.rules if "preset" in dict(settings) else None, (word, settings))
 
 
@@ -106,11 +109,20 @@ def _setting(text: str, labels: Sequence[str]) -> tuple[str, str, str]:
 
 def read_samples(path: str, where: str) -> Samples:
     """A CSV with a column `duration` of numbers that are not negative; `where` is the flag, for the message."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ParamError(f"{where}: {path}: {(error.strerror or str(error)).lower()}") from None
+    data = _bytes(path, where)
     rows = Source(path, io.BytesIO(data)).csv((SAMPLES_COLUMN,))
     values = tuple(rows.floats(SAMPLES_COLUMN, at_least=0).tolist())
     assert values and all(map(math.isfinite, values))  # the reader refuses the rest
     return Samples(values=values, path=path, sha256=hashlib.sha256(data).hexdigest())
+
+
+def read_slurm_conf(path: str, where: str) -> SlurmConf:
+    return parse_conf(_bytes(path, where, MOST_BYTES + 1), path, where)
+
+
+def _bytes(path: str, where: str, most: int = -1) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise ParamError(f"{where}: {path}: {(error.strerror or str(error)).lower()}") from None

@@ -92,6 +92,8 @@ class Engine:
         self.types = cluster.types
         self.node_types = np.array([node.type for node in cluster.nodes], object)
         self.node_labels = np.array([node.label or "" for node in cluster.nodes], object)
+        self.node_cpus = np.array([np.inf if node.cpus is None else node.cpus for node in cluster.nodes], np.float64)
+        self.node_memory_gib = np.array([np.inf if node.memory_gib is None else node.memory_gib for node in cluster.nodes], np.float64)
         self.type_of_node = np.array([self.types.index(name) if name in self.types else -1 for name in self.node_types], np.int64)
         self.slowdown = of_model(jobs, rules.slowdown, 1.0)
         rates = model.rates_by_type(jobs, self.types)
@@ -110,6 +112,7 @@ class Engine:
         self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
         self.given: dict[int, tuple[Line, ...]] = {}  # lines that a holding job was given, by row
         self.known_allocations: dict[int, tuple[tuple[int, int, int], Allocation]] = {}  # by row: which entry of the log, read once
+        self.told: tuple[np.ndarray, Mapping[str, np.ndarray]] = self.active, {}  # (rows, columns) that the last decision gave its record
         key = policy.key if isinstance(policy, ListPolicy) else None
         self.key: Compilable | None = key
         self.handover: Handover | None = None  # None = starting and stopping take no time
@@ -403,6 +406,7 @@ class Engine:
         return Nodes(
             free, S.nodes["pool"].copy(), S.nodes["gpus"].copy(), up, self.node_types, self.node_labels, vacating,
             leaves_s=unknown if capacity is None else capacity.leaves_s(), arrives_s=unknown if capacity is None else capacity.arrives_s(),
+            cpus=self.node_cpus, memory_gib=self.node_memory_gib,
         )  # fmt: skip
 
     def _observed(self, rows: np.ndarray, state: np.ndarray, now_s: float) -> Observed:
@@ -486,6 +490,9 @@ class Engine:
         columns = {name: S.jobs[name][rows] for name in ("attained_gpu_s", "remaining_s", "submit_s", "running")}
         columns |= {"gpus": S.jobs["milli"][rows] / GPU_MILLI, "held_gpus": S.jobs["held_milli"][rows] / GPU_MILLI}
         columns |= self.policy.said(self.memory, S.jobs["seq"][rows])
+        told, more = self.told
+        at = np.minimum(np.searchsorted(told, rows), max(len(told) - 1, 0))
+        columns |= {name: np.where(told[at] == rows, column[at], np.nan) for name, column in more.items()}
         return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["decided_s"]), seq=S.jobs["seq"][rows],
                               verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip
 

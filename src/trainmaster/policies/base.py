@@ -197,6 +197,8 @@ class Nodes:
     vacating: NDArray[np.bool_]  # being given back: gone once nothing runs there
     leaves_s: Floats  # when it will be taken away, where that is known; else inf
     arrives_s: Floats  # when it joins, if it was asked for; else inf
+    cpus: Floats  # in all; inf where they are not counted
+    memory_gib: Floats
 
 
 @dataclass(frozen=True)
@@ -314,6 +316,7 @@ class Decision:
     want_nodes: Mapping[str, int] = field(default_factory=dict)  # nodes wanted in all, by name of an `autoscale` entry (its label or type)
     verdict: Array | None = None  # Verdict of every active job (by index into the view) that this leaves waiting
     short_gpus: Floats | None = None  # and the GPUs it misses
+    columns: Mapping[str, Array] = field(default_factory=dict)  # what its order was made of, a number an active job, for the record
 
     @classmethod
     def start(cls, view: View, indices: Array, **kwargs: Any) -> Decision:
@@ -335,6 +338,16 @@ class Samples:
     """A parameter that is a file of figures, read by whoever opened it; path and SHA-256 say which."""
 
     values: tuple[float, ...]
+    path: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParamsFile:
+    """A parameter that is a file of values for the others, read by whoever opened it; what is set by name wins over it."""
+
+    params: Mapping[str, Any]
+    ignored: Mapping[str, int]  # times, by what it says that has no meaning here
     path: str = ""
     sha256: str = ""
 

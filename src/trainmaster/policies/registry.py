@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trainmaster.errors import ParamError
-from trainmaster.policies.base import ListPolicy, Policy, Preset
+from trainmaster.policies.base import ListPolicy, ParamsFile, Policy, Preset
 
 Readers = Mapping[type[Any], Callable[[str, str], Any]]  # type of a parameter -> (path, flag for the message) -> its value
 
@@ -94,6 +94,8 @@ def make_policy(cls: type[Policy[Any]], settings: dict[str, str], label: str, re
             hint = f'; did you mean "{near[0]}"?' if near else ""
             raise ParamError(f"--set {label}.{name}: {cls.name} has no such parameter{hint} (it has {', '.join(known) or 'none'})")
         values[name] = parse_value(text, known[name], f"--set {label}.{name}", readers)
+    for file in [value for value in values.values() if isinstance(value, ParamsFile)]:
+        values = {**file.params, **values}
     try:
         return cls(cls.params_type(**values)), preset
     except ParamError as problem:
