@@ -46,6 +46,7 @@ class Settings:
     backend: Backend = "local"
     address: str | None = None  # of the system underneath
     shadow: bool = False  # watch it, touch nothing
+    since: str | None = None  # of a shadow: how far it looks back
     slots: int | None = None  # local, without GPUs: so many accelerators
     cluster: str | None = None  # a spec, as `simulate --cluster` takes it
     store: str | None = None  # a URL; None = SQLite in the state folder

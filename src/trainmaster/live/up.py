@@ -105,8 +105,8 @@ def backend_of(settings: Settings) -> Backend:
 
 
 def _slurm(settings: Settings) -> Backend:
-    if settings.shadow or settings.address or settings.slots is not None or settings.cluster:
-        raise InputError("--shadow, --address, --slots and --cluster are not for --backend slurm: SLURM_CONF says which cluster")
+    if settings.address or settings.slots is not None or settings.cluster:
+        raise InputError("--address, --slots and --cluster are not for --backend slurm: SLURM_CONF says which cluster")
     from trainmaster.live.backends.slurm import SlurmBackend
 
     return SlurmBackend(settings.state)
