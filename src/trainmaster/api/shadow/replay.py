@@ -11,24 +11,27 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from trainmaster.api.entrants import Entrant, entrants_of
 from trainmaster.api.files import claimed
 from trainmaster.api.request import Contestant, Request
-from trainmaster.api.session import Run, Session, results_of
+from trainmaster.api.session import Run, Session, results_of, run_task
 from trainmaster.api.shadow.watch import Trace
 from trainmaster.cluster.cluster import Cluster
 from trainmaster.cluster.scontrol import Listed
 from trainmaster.cluster.seen import node_names
 from trainmaster.cluster.spec import parse_cluster
-from trainmaster.errors import TraceError
+from trainmaster.errors import ParamError, TraceError
 from trainmaster.live.backends.slurm_history import write
 from trainmaster.metrics.conclusion import conclusion
 from trainmaster.metrics.summary import Summary, TraceInfo
+from trainmaster.policies.base import Policy
 from trainmaster.policies.registry import policies
 from trainmaster.report.html import page
 from trainmaster.workload.traces import Trace as Told
@@ -36,7 +39,7 @@ from trainmaster.workload.traces import load_trace
 
 # What is compared unless --policy says otherwise: first what happened; those that this version lacks or that refuse the trace are left out.
 POLICIES = ("recorded", "slurm", "fifo", "easy-backfill", "tiresias-las", "srtf")
-TRACE, CLUSTER, PAGE, FIGURES = "history.txt", "cluster.yaml", "report.html", "report.json"
+TRACE, CLUSTER, CONF, PAGE, FIGURES = "history.txt", "cluster.yaml", "slurm.conf", "report.html", "report.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,20 +68,40 @@ class Report:
         return conclusion(self.summaries)
 
 
-def compare(trace: Trace, listed: Sequence[Listed], question: Question, folder: Path, notes: Sequence[str]) -> Report:
-    """`notes`: what to know of the trace, for the page. Raises InputError where there is nothing to compare."""
+def as_configured(question: Question, conf: Path) -> tuple[Question, list[str]]:
+    """The policy `slurm`, if it is compared by default, with the site's own weights; and what to know of that."""
+    slurm = next((cls for name, cls in policies().items() if (None, name) in question.contestants() and _takes_conf(cls)), None)
+    if question.policies or slurm is None:
+        return question, []
+    setting = f"{slurm.name}.conf={conf}"
+    try:
+        entrants_of(((None, slurm.name),), (setting,))
+    except ParamError as problem:
+        return question, [f"{slurm.name} is compared as Slurm is by default, not as it is configured here: {problem}"]
+    return replace(question, settings=(*question.settings, setting)), []
+
+
+def _takes_conf(policy: type[Policy[Any]]) -> bool:
+    return any(field.name == "conf" for field in fields(policy.params_type))
+
+
+def compare(trace: Trace, listed: Sequence[Listed], question: Question, folder: Path, notes: Sequence[str], within_s: float) -> Report:
+    """`notes`: what to know of the trace, for the page. A policy that takes more than its share of `within_s` is left out.
+
+    Raises InputError where there is nothing to compare.
+    """
     paths = {name: folder / name for name in (TRACE, CLUSTER, PAGE, FIGURES)}
     with claimed(paths) as files:
         files[TRACE].write_text("".join(write(trace.rows)))
         files[CLUSTER].write_text(cluster_file(listed, {name for row in trace.rows for name in node_names(row.node_list)}))
         told = load_trace(paths[TRACE], "sacct")
         sessions = _sessions(told, trace.since_s, parse_cluster(question.cluster or paths[CLUSTER]), question)
-        runs = [run for session in sessions for run in session.run(keep=True)]
+        runs, late = _runs(sessions, within_s)
         summaries = [run.summary for run in runs]
         info = sessions[0].source.info
         skipped = Counter(told.skipped) + Counter(info.skipped)
         info = TraceInfo(path=str(paths[TRACE]), format=told.format, jobs=info.jobs, skipped=dict(skipped))
-        said = [*notes, *dict.fromkeys(line for session in sessions for line in session.notes(runs)), *_plain(sessions, runs)]
+        said = [*notes, *late, *dict.fromkeys(line for session in sessions for line in session.notes(runs)), *_plain(sessions, runs)]
         commands = [_command(paths, session, question) for session in sessions]
         files[PAGE].write_text(page(list(results_of(runs)), summaries, info, command="\n".join(commands), notes=said))
         figures = {"trace": asdict(info), "notes": said, "conclusion": conclusion(summaries), "commands": commands}
@@ -115,6 +138,32 @@ def _sessions(told: Told, since_s: float, cluster: Cluster, question: Question) 
             part = replace(request, policies=tuple(map(_contestant, some)), settings=settings, restart_cost_s=restart_cost_s)
             found.append(Session.of(part, lenient=not question.policies))
     return found
+
+
+class _Late(Exception):
+    """A run has had its time."""
+
+
+def _runs(sessions: Sequence[Session], within_s: float) -> tuple[list[Run], list[str]]:
+    """Each policy has an equal share of the time that is left: what a fast one leaves is the others'."""
+    until_s = time.monotonic() + within_s
+    tasks = [(session, task) for session in sessions for task in session.tasks()]
+    runs: list[Run] = []
+    late: list[str] = []
+    for place, (session, task) in enumerate(tasks):
+        ends_s = time.monotonic() + (until_s - time.monotonic()) / (len(tasks) - place)
+
+        def tell(_: int, ended: int, jobs: int, ends_s: float = ends_s) -> None:
+            if ended < jobs and time.monotonic() > ends_s:
+                raise _Late
+
+        try:
+            runs.append(run_task(session.source, task, True, tell))
+        except _Late:
+            late.append(task.entrant.label)
+    if not runs:
+        raise TraceError(f"no policy was done within {within_s:g} s; the next report has more time, or ask for less (--since)")
+    return runs, [f"{', '.join(late)} left out: not done within {within_s:g} s for all; a later report has more time"] if late else []
 
 
 def _contestant(entrant: Entrant) -> Contestant:

@@ -18,12 +18,12 @@ from pathlib import Path
 from trainmaster.api.files import claimed
 from trainmaster.api.request import parse_policies
 from trainmaster.api.shadow.present import Present, visibility
-from trainmaster.api.shadow.replay import TRACE, Question, Report, compare
+from trainmaster.api.shadow.replay import CONF, TRACE, Question, Report, as_configured, compare
 from trainmaster.api.shadow.watch import History
 from trainmaster.cluster.scontrol import Listed, nodes_listed
 from trainmaster.errors import BackendError, InputError
 from trainmaster.live.backends.slurm_history import of_sacct, of_squeue, write
-from trainmaster.live.backends.slurm_reading import Reading, Site, TookTooLong, since_s
+from trainmaster.live.backends.slurm_reading import Reading, Site, TookTooLong, since_s, slurm_conf
 from trainmaster.live.settings import Settings
 from trainmaster.metrics.readable import duration
 from trainmaster.report.terminal import text
@@ -33,7 +33,8 @@ POLL_S = 30.0  # between two looks at the queue, where it is all there is; a job
 REFRESH_S = 600.0  # between two reports, and no more than a twentieth of the time is spent on them
 FIRST_S, NARROWER = 12.0, (1, 4, 24)  # the first report waits for accounting so long; then it asks for this part of the span
 LATER_S = 600.0
-MOST_FIRST = 50_000  # jobs in the first report, so that it comes within a minute
+MOST_FIRST, WITHIN_FIRST_S = 10_000, 25.0  # jobs in the first report and time for all its policies: it comes within a minute
+WITHIN_S = 600.0  # for those of the others
 SLACK_S = 3_600.0  # accounting may hear late of a job's end: so much is asked for again
 WATCH = "watch.json"
 
@@ -58,10 +59,13 @@ class Shadow:
         """What can be known here. BackendError: Slurm does not answer."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.site = site = self.reading.site()
+        with claimed({"conf": self.folder / CONF}) as files:
+            files["conf"].write_text(slurm_conf(site, self.reading.partitions()))
+        self.question, said = as_configured(self.question, self.folder / CONF)
         if self.watches:
             self.history.begin_at(self._clock() - site.job_age_s)
             self._take_up(site.job_age_s)
-        return [f"shadow of {site.cluster} (Slurm {site.version}): only squeue, sacct and scontrol show are run; nothing is changed"]
+        return [f"shadow of {site.cluster} (Slurm {site.version}): only squeue, sacct and scontrol show are run; nothing is changed", *said]
 
     @property
     def watches(self) -> bool:
@@ -103,8 +107,8 @@ class Shadow:
     def report(self) -> Report:
         """InputError: there is nothing to compare yet."""
         self._reports += 1
-        trace = self.history.trace(MOST_FIRST if self._reports == 1 else None)
-        return compare(trace, self.listed, self.question, self.folder, self.notes())
+        most, within_s = (MOST_FIRST, WITHIN_FIRST_S) if self._reports == 1 else (None, WITHIN_S)
+        return compare(self.history.trace(most), self.listed, self.question, self.folder, self.notes(), within_s)
 
     def notes(self) -> list[str]:
         assert self.site is not None and self.present is not None

@@ -1,9 +1,10 @@
 """Slurm's commands that only look: what an ordinary user may ask of a cluster without changing anything there.
 
-    scontrol show config    what is accounted for, what is private
-    scontrol show node      the nodes, and how many GPUs are given out on each
-    squeue                  the jobs that can be seen, those that ended within the last minutes among them
-    sacct                   those of the past, where there is accounting
+    scontrol show config       what is accounted for, what is private, how jobs are ordered
+    scontrol show partition    how partitions are
+    scontrol show node         the nodes, and how many GPUs are given out on each
+    squeue                     the jobs that can be seen, those that ended within the last minutes among them
+    sacct                      those of the past, where there is accounting
 
 Each is an argv with a time limit and a bound on what it may print; nothing goes through a shell. Times come as Unix seconds.
 """
@@ -18,7 +19,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -36,6 +37,13 @@ QUEUE = ("JobID", "State", "UserName", "Account", "Partition", "QOS", "SubmitTim
          "TimeLimit", "NumNodes", "NumCPUs", "NumTasks", "tres-alloc", "tres-per-job", "tres-per-node", "tres-per-task",
          "NodeList")  # fmt: skip
 QUEUE_FORMAT = ",".join(f"{name}:|" for name in QUEUE)
+
+# of the order in which jobs start: what a slurm.conf would say of it
+ORDER = re.compile(
+    r"Priority(Type|Weight\w+|MaxAge|DecayHalfLife|CalcPeriod|FavorSmall|Flags)|FairShareDampeningFactor|Scheduler(Type|Parameters)"
+)
+PARTITION = ("PartitionName", "PriorityJobFactor", "PriorityTier", "DefaultTime", "MaxTime")
+NO_VALUE = ("", "(null)", "NONE", "N/A")
 
 _SETTING = re.compile(r"^(\S+)\s*= ?(.*)$", re.MULTILINE)
 _AGO = re.compile(r"[0-9]+(\.[0-9]+)?[smhdw]")
@@ -55,6 +63,7 @@ class Site:
     accounting: bool  # there is a slurmdbd
     accounts_gpus: bool  # and it counts GPUs
     job_age_s: float  # so long does squeue show a job that has ended
+    order: Mapping[str, str]  # its settings that say in which order jobs start
 
     @classmethod
     def of(cls, text: str) -> Site:
@@ -69,6 +78,7 @@ class Site:
             cluster=_printable(told["ClusterName"])[:80], version=_printable(told.get("SLURM_VERSION", "?"))[:40], private=private,
             accounting=told.get("AccountingStorageType", "").endswith("slurmdbd"),
             accounts_gpus="gres/gpu" in told.get("AccountingStorageTRES", "").split(","), job_age_s=float(age[0]) if age else 300.0,
+            order={name: value for name, value in told.items() if ORDER.fullmatch(name) and value not in NO_VALUE and value.isprintable()},
         )  # fmt: skip
 
 
@@ -81,6 +91,9 @@ class Reading:
 
     def nodes(self) -> str:
         return self._text(["scontrol", "show", "node", "-d", "-o"])
+
+    def partitions(self) -> str:
+        return self._text(["scontrol", "show", "partition", "-o"])
 
     def queue(self) -> str:
         """A line a job, a pending array's elements each; the ended ones of the last minutes too."""
@@ -137,6 +150,22 @@ class Reading:
         if status:
             last = said.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {status}"]
             raise BackendError(f"{what}: {_printable(last[0])[:300]}")
+
+
+def slurm_conf(site: Site, partitions: str) -> str:
+    """What `scontrol show config` and `scontrol show partition -o` tell, as the slurm.conf that says the same of the order of jobs."""
+    lines = []
+    for name, value in site.order.items():
+        minutes = name == "PriorityCalcPeriod" and ":" in value  # in the file they are bare
+        lines.append(f"{name}={duration_s(value, name) / 60:.0f}" if minutes else f"{name}={value}")
+    for line in partitions.splitlines():
+        told: dict[str, str] = {}
+        for word in line.split():
+            key, _, value = word.partition("=")
+            told.setdefault(key, value)
+        kept = [f"{key}={told[key]}" for key in PARTITION if told.get(key, "") not in NO_VALUE and told[key].isprintable()]
+        lines += [" ".join(kept)] if told.get("PartitionName") else []
+    return "".join(f"{line}\n" for line in lines)
 
 
 def since_s(text: str, now_s: float) -> float:

@@ -38,6 +38,12 @@ AccountingStorageType   = accounting_storage/{storage}
 ClusterName             = theirs
 MinJobAge               = 300 sec
 PrivateData             = {private}
+PriorityCalcPeriod      = 00:05:00
+PriorityFlags           =
+PriorityType            = priority/multifactor
+PriorityWeightAge       = 1000
+PriorityWeightTRES      = (null)
+SchedulerParameters     = bf_interval=60,bf_window=2880
 SLURM_VERSION           = 23.11.4
 """
 
@@ -55,6 +61,7 @@ class FakeSite:
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
         self.config()
         self.nodes(n1=4, n2=4)
+        self._put("scontrol-show-partition", "PartitionName=main DefaultTime=NONE MaxTime=2-00:00:00 PriorityTier=3 TRES=PriorityTier=9\n")
         self.queue()
         self.history()
 

@@ -1,19 +1,23 @@
 """Shadow mode on a Slurm that is none: what it runs, what it sees, what it says of that."""
 
 import json
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from trainmaster.api.shadow import run
 from trainmaster.api.shadow.replay import Question
 from trainmaster.api.shadow.run import Shadow
+from trainmaster.engine import loop
 from trainmaster.errors import BackendError, InputError
 from trainmaster.live.backends.slurm_history import of_sacct
 
 from .site import HOUR
 
-LOOKS = {("scontrol", "show", "config"), ("scontrol", "show", "node"), ("squeue", "-h", "-a"), ("sacct", "-a", "-X")}
+LOOKS = {("scontrol", "show", "config"), ("scontrol", "show", "partition"), ("scontrol", "show", "node"), ("squeue", "-h", "-a"),
+         ("sacct", "-a", "-X")}  # fmt: skip
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def wait_s(report, label):
 
 def test_the_command_looks_and_does_nothing_else(trainmaster, site, tmp_path, monkeypatch):
     site.history(site.job(1, -9, -8, -4), site.job(2, -8, -4, -3))
-    monkeypatch.setattr(run.time, "sleep", interrupted)
+    waits(monkeypatch, interrupted)
 
     answer = trainmaster("up", "--backend", "slurm", "--shadow", "--state", str(tmp_path / "state"), "--policy", "recorded,fifo")
 
@@ -53,6 +57,11 @@ def test_the_command_looks_and_does_nothing_else(trainmaster, site, tmp_path, mo
 
 def interrupted(_):
     raise KeyboardInterrupt
+
+
+def waits(monkeypatch, slept):
+    """In place of waiting for the next look."""
+    monkeypatch.setattr(run, "time", SimpleNamespace(time=time.time, monotonic=time.monotonic, strftime=time.strftime, sleep=slept))
 
 
 def test_what_happened_is_the_baseline_and_policies_start_when_gpus_are_free(shadow, site):
@@ -243,6 +252,16 @@ def test_the_first_report_takes_the_latest_jobs_of_a_long_history(shadow, site, 
     assert [report.summaries[0]["jobs"] for report in (first, second)] == [2, 5]
 
 
+def test_a_policy_that_is_not_done_in_time_is_left_out_of_the_first_report_alone(shadow, site, monkeypatch):
+    monkeypatch.setattr(run, "WITHIN_FIRST_S", 0.0)
+    monkeypatch.setattr(loop, "PROGRESS_EVERY", 1)
+    site.history(site.job(1, -9, -8, -4), site.job(2, -9, -8, -4), site.job(3, -5, -4, -3))
+    with pytest.raises(InputError, match="no policy was done within 0 s"):
+        looked(shadow).report()
+
+    assert len(shadow.report().summaries) == 2
+
+
 def test_nodes_that_are_down_now_were_capacity_for_what_ran_there(shadow, site):
     text = (site.folder / "scontrol-show-node.out").read_text()
     (site.folder / "scontrol-show-node.out").write_text(text.replace("State=MIXED", "State=DOWN*+DRAIN"))
@@ -269,8 +288,17 @@ def test_policies_that_refuse_the_trace_are_left_out_unless_asked_for(shadow, si
         shadow.report()
 
 
+def test_the_site_s_own_order_becomes_a_slurm_conf(shadow):
+    looked(shadow)
+
+    assert (shadow.folder / "slurm.conf").read_text().splitlines() == [
+        "PriorityCalcPeriod=5", "PriorityType=priority/multifactor", "PriorityWeightAge=1000",
+        "SchedulerParameters=bf_interval=60,bf_window=2880", "PartitionName=main PriorityTier=3 MaxTime=2-00:00:00",
+    ]  # fmt: skip
+
+
 def test_nothing_to_compare_is_no_failure(trainmaster, site, tmp_path, monkeypatch):
-    monkeypatch.setattr(run.time, "sleep", interrupted)
+    waits(monkeypatch, interrupted)
 
     answer = trainmaster("up", "--backend", "slurm", "--shadow", "--state", str(tmp_path / "state"))
 
@@ -288,7 +316,7 @@ def test_slurm_that_does_not_answer_at_first_is_an_error_and_later_trouble_is_sa
         if next(rounds, None) is None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.time, "sleep", slept)
+    waits(monkeypatch, slept)
     with pytest.raises(KeyboardInterrupt):
         run._watch(shadow, said.append, said.append, 100, False)
     assert len(said) == 1 and said[0].endswith("looking again")
