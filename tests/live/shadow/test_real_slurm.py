@@ -15,6 +15,8 @@ from live.slurm.cluster import script, why_not
 from trainmaster.api.shadow.replay import Question
 from trainmaster.api.shadow.run import Shadow
 
+from .accounting import accounted, missing
+
 SOURCE = Path(__file__).parents[3] / "src"
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 SEEN = """
@@ -37,7 +39,7 @@ def until(done, within_s=60):
 
 
 def submitted(slurm, *options, seconds):
-    return int(slurm.run("sbatch", "--parsable", "--output=/dev/null", *options, f"--wrap=exec sleep {seconds}").strip())
+    return int(slurm.run("sbatch", "--parsable", "--output=/dev/null", *options, f"--wrap=sleep {seconds}").strip())
 
 
 def test_a_shadow_sees_what_slurm_does_and_reports_on_it(slurm, tmp_path):
@@ -106,3 +108,44 @@ def test_an_ordinary_user_is_told_what_private_data_hides_and_imports_what_is_le
     assert (answer.returncode, answer.stdout) == (2, "") and "somebody who may see all jobs" in answer.stderr
     assert os.getuid() == 0  # who submitted it sees it
     assert json.loads(subprocess.run([sys.executable, "-c", SEEN], env=environment, capture_output=True, check=True).stdout)[1] == 3
+
+
+@pytest.fixture
+def accounted_slurm(tmp_path, monkeypatch):
+    if reason := why_not():
+        pytest.skip(reason)
+    if absent := missing():
+        pytest.skip(f"{', '.join(absent)} not installed: accounting needs slurmdbd and mariadb-server")
+    cluster = accounted(tmp_path / "slurm")
+    monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.slow
+def test_real_accounting_is_the_history(accounted_slurm, tmp_path):
+    """`short` fails, `long` runs on, `held` waits for its GPUs."""
+    short = submitted(accounted_slurm, "--gres=gpu:v100:4", "--time=2", seconds="1; exit 3")
+    long = submitted(accounted_slurm, "--gpus=6", "--nodes=2", "--time=5", seconds=300)
+    until(lambda: accounted_slurm.run("squeue", "-h", "-j", str(long), "-t", "RUNNING", "-o", "%M").strip() not in ("", "0:00"))
+    submitted(accounted_slurm, "--gres=gpu:4", seconds=1)
+    shadow = Shadow(tmp_path / "shadow", Question(policies=((None, "recorded"), (None, "easy-backfill"))))
+
+    def accounts():
+        shadow.look_back()
+        shadow.look()
+        rows = {row.id: row for row in shadow.history.trace().rows}
+        return short in rows and long in rows and rows[short].state == "FAILED" and shadow.present.waiting == 1
+
+    shadow.begin()
+    until(accounts)
+    report = shadow.report()
+
+    rows = {row.id: row for row in shadow.history.trace().rows}
+    assert (rows[short].gpus, rows[long].gpus, rows[long].state) == (4, 6, "SEEN")
+    assert (shadow.present.used_gpus, shadow.present.hidden_gpus, shadow.present.unreadable, shadow.history.unreadable) == (6, 0, 0, 0)
+    assert {one["label"]: one["finished"] for one in report.summaries} == {"recorded": 2, "easy-backfill": 2}
+    assert report.notes[0].startswith("the last 14 d, by accounting")
