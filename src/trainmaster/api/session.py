@@ -55,11 +55,14 @@ class Session:
     request: Request
     source: Source
     entrants: tuple[Entrant, ...]
-    left_out: tuple[str, ...] = ()  # default policies that refuse this trace or cluster, and why
+    left_out: tuple[str, ...] = ()  # policies that refuse this trace or cluster, and why
 
     @classmethod
-    def of(cls, request: Request, doing: Doing = lambda _: None) -> Session:
-        """Raises InputError, one line, for whatever can be known to be wrong before anything runs."""
+    def of(cls, request: Request, doing: Doing = lambda _: None, *, lenient: bool = False) -> Session:
+        """Raises InputError, one line, for whatever can be known to be wrong before anything runs.
+
+        A default policy that refuses this trace or cluster is left out; `lenient`: one that was asked for, too.
+        """
         given = entrants_of(request.policies, request.settings)  # before a large trace is read
         doing(f"reading {request.trace}" if isinstance(request.trace, str) else "reading")
         source = source_of(request)
@@ -69,7 +72,7 @@ class Session:
         refusals = {entrant.label: _refusal(workload, entrant, request.setup(request.seed)) for entrant in entrants}
         taken = [entrant for entrant in entrants if refusals[entrant.label] is None]
         for problem in refusals.values():
-            if problem is not None and (given or not taken):
+            if problem is not None and ((given and not lenient) or not taken):
                 raise type(problem)("; ".join([str(problem), *source.notes]))  # what was left out of the trace may be why
         reasons = {label: str(problem).removeprefix("--policy: ") for label, problem in refusals.items() if problem is not None}
         return cls(request, source, tuple(taken), tuple(f"{label} left out: {reason}" for label, reason in reasons.items()))

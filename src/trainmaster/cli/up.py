@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainmaster.cli.output import Output
+from trainmaster.errors import InputError
 
 if TYPE_CHECKING:
     from trainmaster.live.settings import Settings
@@ -16,11 +17,15 @@ GROUP = "run jobs"
 DESCRIPTION = """Start the controller on this machine. Jobs run on and are taken up again when it is stopped or killed and started anew.
 
 It listens to this machine alone unless --host says otherwise, and then by TLS. GPUs are found by NVML; where there are none, --slots
-declares CPU slots as accelerators."""
+declares CPU slots as accelerators.
+
+With --backend slurm --shadow nothing is started or changed, and no port is opened: it watches a Slurm cluster, as any of its users, and
+reports what policies would have done with its jobs; --policy then takes several, --set LABEL.PARAM=VALUE (docs/slurm-shadow.md)."""
 EXAMPLES = """examples:
   trainmaster up
   trainmaster up --slots 8 --policy easy-backfill
   trainmaster up --backend ray --address 10.0.0.1:6379 --shared /nfs/trainmaster
+  trainmaster up --backend slurm --shadow
   trainmaster up --config cluster.yaml --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem"""
 
 
@@ -38,7 +43,8 @@ def arguments(parser: ArgumentParser) -> None:
     add("--backend", choices=("local", "slurm", "ray"), help="what carries jobs out (default: local); docs/slurm.md")
     add("--address", metavar="A", help="of the system underneath")
     add("--shared", metavar="DIR", type=Path, help="a folder that all nodes see: checkpoints, snapshots (default: the state folder)")
-    add("--shadow", action="store_true", default=None, help="watch it and touch nothing")
+    add("--shadow", action="store_true", default=None, help="watch it, touch nothing: what would each policy have gained?")
+    add("--since", metavar="WHEN", help="of a shadow: how far back, e.g. 30d or 2026-11-01 (default: 14d)")
     add("--slots", metavar="N", type=_whole, help="accelerators where there are no GPUs (default: CPU cores)")
     add("--cluster", metavar="SPEC", help="as `simulate --cluster`")
     add("--store", metavar="URL", help="a PostgreSQL database, say (default: SQLite in the state folder)")
@@ -51,7 +57,20 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, out: Output) -> int:
     from trainmaster.live.up import run_up
 
-    return run_up(settings(args), out.note)
+    told = settings(args)
+    if told.shadow and told.backend == "slurm":
+        with out.status() as doing:
+            doing("preparing the engine (compiled on first use, half a minute)")
+            from trainmaster.api.shadow.run import run_shadow
+
+        def say(text: str) -> None:
+            out.say(text)
+            out.flush()
+
+        return run_shadow(told, say, out.note, width=out.width, color=out.color)
+    if told.since is not None:
+        raise InputError("--since: says how far back a shadow looks; it goes with --backend slurm --shadow")
+    return run_up(told, out.note)
 
 
 def settings(args: Namespace) -> Settings:

@@ -47,6 +47,7 @@ class Settings:
     address: str | None = None  # of the system underneath
     shared: Path | None = None  # a folder that all nodes see: checkpoints, snapshots; None = the state folder
     shadow: bool = False  # watch it, touch nothing
+    since: str | None = None  # of a shadow: how far it looks back
     slots: int | None = None  # local, without GPUs: so many accelerators
     log_limit_gib: float = 1.0  # of the log of a rank in one attempt, its middle is dropped beyond; 0 = no limit
     cluster: str | None = None  # a spec, as `simulate --cluster` takes it

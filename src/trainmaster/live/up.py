@@ -111,8 +111,8 @@ def _local(settings: Settings) -> Backend:
 
 
 def _slurm(settings: Settings) -> Backend:
-    if settings.shadow or settings.address or settings.slots is not None or settings.cluster or settings.shared:
-        raise InputError("--shadow, --address, --slots, --shared and --cluster are not for --backend slurm: SLURM_CONF says which cluster")
+    if settings.address or settings.slots is not None or settings.cluster or settings.shared:
+        raise InputError("--address, --slots, --shared and --cluster are not for --backend slurm: SLURM_CONF says which cluster")
     from trainmaster.live.backends.slurm import SlurmBackend
 
     return SlurmBackend(settings.state, log_limit=round(settings.log_limit_gib * 2**30))

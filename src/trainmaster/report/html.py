@@ -43,8 +43,11 @@ SECTIONS = (
 escape = html.escape
 
 
-def page(results: Sequence[RunResult], runs: Sequence[Summary], trace: TraceInfo, *, command: str) -> str:
-    """The page for `results` and their summaries, in the same order; `command` is what produced them, as typed.
+def page(
+    results: Sequence[RunResult], runs: Sequence[Summary], trace: TraceInfo, *, command: str, notes: Sequence[str] = ()
+) -> str:  # fmt: skip
+    """The page for `results` and their summaries, in the same order; `command` is what produced them, as typed; `notes` stand under
+    the sentence.
 
     With several seeds the table has means and intervals, and the plots show the first seed of each policy.
     """
@@ -57,7 +60,7 @@ def page(results: Sequence[RunResult], runs: Sequence[Summary], trace: TraceInfo
     sections = [(heading, [figure for figure in drawn if figure.id in ids]) for heading, ids in SECTIONS]
     title = f"{_count(len(drawings), 'policy', 'policies')} on {PurePath(trace.path).name}"
     body = [
-        _header(title, drawings, runs, trace),
+        _header(title, drawings, runs, trace, notes),
         _table(runs, colors),
         _legend(drawings),
         *(_section(heading, some, drawings) for heading, some in sections if some),
@@ -85,9 +88,10 @@ def page(results: Sequence[RunResult], runs: Sequence[Summary], trace: TraceInfo
 """
 
 
-def _header(title: str, drawings: Sequence[Drawing], runs: Sequence[Summary], trace: TraceInfo) -> str:
+def _header(title: str, drawings: Sequence[Drawing], runs: Sequence[Summary], trace: TraceInfo, notes: Sequence[str]) -> str:
     result = drawings[0].result
     submit_s = result.jobs.submit_s
+    noted = "".join(f'<p class="what">{escape(note)}</p>' for note in notes)
     facts = {
         "jobs": number(trace.jobs),
         "GPUs": number(result.cluster.gpus),
@@ -98,7 +102,7 @@ def _header(title: str, drawings: Sequence[Drawing], runs: Sequence[Summary], tr
     return f"""<p class="over">Trainmaster report</p>
 <h1>{escape(title)}</h1>
 <p class="lead">{escape(conclusion(runs)).replace(" %", "&nbsp;%")}</p>
-<dl class="facts">{"".join(f"<div><dt>{escape(name)}</dt><dd>{escape(fact)}</dd></div>" for name, fact in facts.items())}</dl>
+{noted}<dl class="facts">{"".join(f"<div><dt>{escape(name)}</dt><dd>{escape(fact)}</dd></div>" for name, fact in facts.items())}</dl>
 """
 
 
@@ -193,7 +197,9 @@ def _how(drawings: Sequence[Drawing], runs: Sequence[Summary], trace: TraceInfo,
 def _measured(result: RunResult) -> str:
     if result.window is None:
         return "all jobs"
-    return f"jobs submitted from {duration(result.window[0])} to {duration(result.window[1])} after the trace's zero; all jobs run"
+    ends = zip(("from", "to"), result.window, strict=True)
+    words = " ".join(f"{word} {duration(end_s)}" for word, end_s in ends if np.isfinite(end_s))
+    return f"jobs submitted {words} after the trace's zero; all jobs run" if words else "all jobs"
 
 
 def _rules(drawing: Drawing) -> str:

@@ -25,10 +25,9 @@ from trainmaster.workload.traces.source import Head, Source
 from trainmaster.workload.traces.trace import Trace
 
 FORMAT = "sacct"
-COMMAND = (
-    "sacct -a -X -P -S 2024-01-01 -o JobIDRaw,User,Account,Partition,QOS,Submit,Eligible,Start,End,ElapsedRaw,TimelimitRaw,"
-    "State,NNodes,NodeList,ReqTRES,AllocTRES"
-)
+FIELDS = ("JobIDRaw", "User", "Account", "Partition", "QOS", "Submit", "Eligible", "Start", "End", "ElapsedRaw", "TimelimitRaw", "State",
+          "NNodes", "NodeList", "ReqTRES", "AllocTRES")  # fmt: skip
+COMMAND = f"sacct -a -X -P -S 2024-01-01 -o {','.join(FIELDS)}"
 SEEN = "the cluster is what its jobs were seen to use: {nodes:,} nodes, {gpus:,} GPUs; --cluster gives the real one"
 COLUMNS = ("Submit",)
 TRES = ("AllocTRES", "ReqTRES")
