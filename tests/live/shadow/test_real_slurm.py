@@ -14,6 +14,7 @@ import pytest
 from live.slurm.cluster import script, why_not
 from trainmaster.api.shadow.replay import Question
 from trainmaster.api.shadow.run import Shadow
+from trainmaster.cluster.seen import node_names
 
 from .accounting import accounted, missing
 
@@ -57,7 +58,7 @@ def test_a_shadow_sees_what_slurm_does_and_reports_on_it(slurm, tmp_path):
         rows = {row.id: row for row in shadow.history.trace().rows}
         assert (rows[short].state, rows[short].gpus) == ("COMPLETED", 2)
         assert 1 <= rows[short].end_s - rows[short].start_s <= 4
-        assert (rows[whole].state, rows[whole].gpus, rows[whole].node_list) == ("SEEN", 8, "n[1-2]")
+        assert (rows[whole].state, rows[whole].gpus, node_names(rows[whole].node_list)) == ("SEEN", 8, slurm.names)
         assert (shadow.present.used_gpus, shadow.present.seen_gpus, shadow.present.hidden_gpus) == (8, 8, 0)
         assert (shadow.present.waiting, shadow.present.wanted_gpus, shadow.present.unreadable) == (2, 4, 0)
         assert typed not in rows

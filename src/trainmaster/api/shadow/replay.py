@@ -31,7 +31,7 @@ from trainmaster.errors import ParamError, TraceError
 from trainmaster.live.backends.slurm_history import write
 from trainmaster.metrics.conclusion import conclusion
 from trainmaster.metrics.summary import Summary, TraceInfo
-from trainmaster.policies.base import Policy
+from trainmaster.policies.base import ListPolicy, Policy
 from trainmaster.policies.registry import policies
 from trainmaster.report.html import page
 from trainmaster.workload.traces import Trace as Told
@@ -145,25 +145,31 @@ class _Late(Exception):
 
 
 def _runs(sessions: Sequence[Session], within_s: float) -> tuple[list[Run], list[str]]:
-    """Each policy has an equal share of the time that is left: what a fast one leaves is the others'."""
+    """Compiled policies first, for they take next to nothing; each has an equal share of the time that is left. In the order asked for."""
     until_s = time.monotonic() + within_s
     tasks = [(session, task) for session in sessions for task in session.tasks()]
-    runs: list[Run] = []
+    runs: dict[int, Run] = {}
     late: list[str] = []
-    for place, (session, task) in enumerate(tasks):
-        ends_s = time.monotonic() + (until_s - time.monotonic()) / (len(tasks) - place)
+    for done, place in enumerate(sorted(range(len(tasks)), key=lambda place: not _compiled(tasks[place][1].entrant))):
+        session, task = tasks[place]
+        ends_s = time.monotonic() + (until_s - time.monotonic()) / (len(tasks) - done)
 
         def tell(_: int, ended: int, jobs: int, ends_s: float = ends_s) -> None:
             if ended < jobs and time.monotonic() > ends_s:
                 raise _Late
 
         try:
-            runs.append(run_task(session.source, task, True, tell))
+            runs[place] = run_task(session.source, task, True, tell)
         except _Late:
             late.append(task.entrant.label)
     if not runs:
         raise TraceError(f"no policy was done within {within_s:g} s; the next report has more time, or ask for less (--since)")
-    return runs, [f"{', '.join(late)} left out: not done within {within_s:g} s for all; a later report has more time"] if late else []
+    told = f"{', '.join(late)} left out: not done within {within_s:g} s for all; a later report has more time"
+    return [runs[place] for place in sorted(runs)], [told] if late else []
+
+
+def _compiled(entrant: Entrant) -> bool:
+    return isinstance(entrant.policy, ListPolicy) and entrant.policy.key is not None
 
 
 def _contestant(entrant: Entrant) -> Contestant:

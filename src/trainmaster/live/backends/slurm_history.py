@@ -87,7 +87,8 @@ class Row:
         return self._with({_STATE: SEEN, _END: f"{now_s:.0f}"})
 
     def limited(self) -> Row:
-        return self._with({_LIMIT: str(YEAR_MIN)}) if self.fields[_LIMIT].lower() in NO_LIMIT else self
+        """A job that may run for ever is planned with a year."""
+        return self._with({_LIMIT: str(YEAR_MIN)}) if self.fields[_LIMIT].lower() in (*NO_LIMIT, "partition_limit") else self
 
     def _with(self, changes: Mapping[int, str]) -> Row:
         return replace(self, fields=tuple(changes.get(place, text) for place, text in enumerate(self.fields)))
