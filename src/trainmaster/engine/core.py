@@ -112,7 +112,6 @@ class Engine:
         self.until = [0.0] * len(jobs)  # work at which the model's present rate ends
         self.given: dict[int, tuple[Line, ...]] = {}  # lines that a holding job was given, by row
         self.known_allocations: dict[int, tuple[tuple[int, int, int], Allocation]] = {}  # by row: which entry of the log, read once
-        self.told: tuple[np.ndarray, Mapping[str, np.ndarray]] = self.active, {}  # (rows, columns) that the last decision gave its record
         key = policy.key if isinstance(policy, ListPolicy) else None
         self.key: Compilable | None = key
         self.handover: Handover | None = None  # None = starting and stopping take no time
@@ -490,9 +489,6 @@ class Engine:
         columns = {name: S.jobs[name][rows] for name in ("attained_gpu_s", "remaining_s", "submit_s", "running")}
         columns |= {"gpus": S.jobs["milli"][rows] / GPU_MILLI, "held_gpus": S.jobs["held_milli"][rows] / GPU_MILLI}
         columns |= self.policy.said(self.memory, S.jobs["seq"][rows])
-        told, more = self.told
-        at = np.minimum(np.searchsorted(told, rows), max(len(told) - 1, 0))
-        columns |= {name: np.where(told[at] == rows, column[at], np.nan) for name, column in more.items()}
         return DecisionRecord(decision=int(self.clock["decisions"]), now_s=float(self.clock["decided_s"]), seq=S.jobs["seq"][rows],
                               verdict=verdict.astype(np.int8), short_gpus=short / GPU_MILLI, columns=columns)  # fmt: skip
 

@@ -191,7 +191,6 @@ def carry_out(engine: Engine, decision: Decision) -> None:
     elif decision.vacate or decision.want_nodes:
         raise InputError(f"--policy: {engine.policy.name} gives back or asks for nodes, which are fixed here")
     active = engine.active
-    engine.told = active, decision.columns
     stop_others(engine, lines)
     units = differing(engine, {row: tuple(some) for row, some in lines.items()})
     engine.make_room([want.gpu_milli // GPU_MILLI + len(want.lines) for unit in units for want in unit.wants])

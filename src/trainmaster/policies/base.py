@@ -316,7 +316,6 @@ class Decision:
     want_nodes: Mapping[str, int] = field(default_factory=dict)  # nodes wanted in all, by name of an `autoscale` entry (its label or type)
     verdict: Array | None = None  # Verdict of every active job (by index into the view) that this leaves waiting
     short_gpus: Floats | None = None  # and the GPUs it misses
-    columns: Mapping[str, Array] = field(default_factory=dict)  # what its order was made of, a number an active job, for the record
 
     @classmethod
     def start(cls, view: View, indices: Array, **kwargs: Any) -> Decision:

@@ -22,6 +22,7 @@ reservations, licences, features, job arrays' own limits, association and QOS li
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +115,7 @@ class Slurm(Policy[Params]):
     def start_memory(self, jobs: int) -> Memory:
         return {
             "at_s": 0.0, "cycle_s": -np.inf, "tick_s": -np.inf, "planned_s": np.full(jobs, np.nan), "known": np.zeros(jobs, np.bool_),
+            "points": np.full((jobs, 1 + len(FACTORS)), np.nan),  # of those that wait: the priority, then by factor
             "parts": np.zeros((5, 0), np.int64),  # (seq, node, GPU milli, CPU milli, MiB) of all that run
             "who": np.full(jobs, -1), "names": [], "people": np.zeros((2, 0)),  # (usage, fair-share factor) by place in names
             "using": np.zeros((2, 0)),  # (who, amount) of those that hold something since at_s
@@ -127,12 +129,14 @@ class Slurm(Policy[Params]):
 
         p, jobs = self.params, view.jobs
         self._remember(view, memory)
+        memory["points"][jobs.seq] = np.nan
         waiting = np.flatnonzero(~jobs.running)
         if not len(waiting):
             return Decision()
         limit_s = self._limits_s(view)
         priority, factors, tier = self._priorities(view, waiting, limit_s[waiting], memory)
-        waiting, priority, factors = ordered(view, waiting, priority, factors, tier)
+        memory["points"][jobs.seq[waiting]] = np.column_stack([priority, factors])
+        waiting = ordered(view, waiting, priority, tier)
         supply = Supply.of(view, memory["parts"])
         depth = min(len(waiting), p.default_queue_depth)
         demand = Demand.of(view, waiting[: max(depth, p.bf_max_job_test + depth)], supply)
@@ -162,22 +166,21 @@ class Slurm(Policy[Params]):
         if self.moves and len(started) < len(waiting):
             lease_s = min(lease_s, memory["tick_s"] + p.PriorityCalcPeriod * MINUTE_S - view.now_s)
         memory["asked"] = np.stack([jobs.seq[waiting[started]].astype(np.float64), billed(view, waiting[started])])
-        return self._decision(view, waiting, priority, factors, stuck, lines, lease_s if np.isfinite(lease_s) else None, supply, planned_s)
+        return self._decision(view, waiting, stuck, lines, lease_s if np.isfinite(lease_s) else None, supply)
 
-    def _decision(self, view: View, waiting: Array, priority: Floats, factors: Floats, stuck: Array, lines: tuple[Line, ...],
-                  lease_s: float | None, supply: Supply, planned_s: Floats) -> Decision:  # fmt: skip
+    def _decision(self, view: View, waiting: Array, stuck: Array, lines: tuple[Line, ...], lease_s: float | None,
+                  supply: Supply) -> Decision:  # fmt: skip
         verdict = np.full(len(view.jobs), Verdict.BLOCKED, np.int8)
         head = waiting[: len(stuck)][stuck]
         verdict[head] = Verdict.CAPACITY
         short = np.zeros(len(view.jobs))
         short[head] = np.maximum(view.jobs.gpus[head] - supply.free[supply.up, 0].sum() / GPU_MILLI, 0.0)
         verdict[head[short[head] == 0]] = Verdict.FRAGMENTED
-        columns = {name: np.full(len(view.jobs), np.nan) for name in ("priority", *FACTORS)}
-        columns["priority"][waiting] = priority
-        for k, name in enumerate(FACTORS):
-            columns[name][waiting] = factors[:, k]
-        columns["planned_s"] = planned_s[view.jobs.seq]
-        return Decision(lines=lines, verdict=verdict, short_gpus=short, lease_s=lease_s, columns=columns)
+        return Decision(lines=lines, verdict=verdict, short_gpus=short, lease_s=lease_s)
+
+    def said(self, memory: Memory, seq: Array) -> Mapping[str, Floats]:
+        """Priority and the points of each factor, while it waits; when backfill has planned it, nan = it has not."""
+        return {**dict(zip(("priority", *FACTORS), memory["points"][seq].T, strict=True)), "planned_s": memory["planned_s"][seq]}
 
     def explain(self, record: DecisionRecord, seq: int) -> Reason:
         """The points that each factor gives, and what backfill has planned."""
@@ -424,10 +427,9 @@ def whole_gpus(gang: Ints, count: Ints) -> Ints:
     return np.where(gang > GPU_MILLI, -(-gang // (count * GPU_MILLI)) * GPU_MILLI, gang)
 
 
-def ordered(view: View, waiting: Array, priority: Floats, factors: Floats, tier: Floats) -> tuple[Array, Floats, Floats]:
+def ordered(view: View, waiting: Array, priority: Floats, tier: Floats) -> Array:
     """Higher tier, then higher priority, then earlier submission."""
-    order = np.lexsort((view.jobs.seq[waiting], view.jobs.submit_s[waiting], -priority, -tier))
-    return waiting[order], priority[order], factors[order]
+    return waiting[np.lexsort((view.jobs.seq[waiting], view.jobs.submit_s[waiting], -priority, -tier))]
 
 
 def sizes_of(view: View, waiting: Array, limit_s: Floats) -> Sizes:
