@@ -944,6 +944,11 @@ def sift_head(S, n, i):
 
 
 @kernel
+def first_head(S):
+    return np.int64(S.waiting[S.classes[S.heads[0]].offset])
+
+
+@kernel
 def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
     """One pass over the order: rows S.walk[S.n_ahead:n] merged with the heads of the waiting classes.
 
@@ -960,6 +965,7 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
                 n_heads += 1
         for i in range(n_heads // 2 - 1, -1, -1):
             sift_head(S, n_heads, np.int64(i))
+    head = first_head(S) if n_heads > 0 else NOWHERE
     i = c.n_ahead
     while True:
         while i < n:  # rows that are not of this stage, or already chosen
@@ -968,11 +974,11 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
                 i += 1
             else:
                 break
-        from_heap = n_heads > 0 and (i >= n or less(keys, S.waiting[classes[S.heads[0]].offset], walk[i]))
+        from_heap = n_heads > 0 and (i >= n or less(keys, head, walk[i]))
         if not from_heap and i >= n:
             S.n_newcomers = n_newcomers
             return n_chosen, n_popped
-        row = S.waiting[classes[S.heads[0]].offset] if from_heap else walk[i]
+        row = head if from_heap else np.int64(walk[i])
         j = jobs[row]
         k = classes[j.klass]
         verdict, heard = 0, True
@@ -1026,6 +1032,7 @@ def stage(S, n, n_chosen, n_popped, who, side, at_once, pick):
                 n_heads -= 1
                 S.heads[0] = S.heads[n_heads]
             sift_head(S, n_heads, ZERO)
+            head = first_head(S) if n_heads > 0 else NOWHERE
         else:
             i += 1
 
