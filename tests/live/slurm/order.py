@@ -60,6 +60,7 @@ class Ran:
     start_s: float
     end_s: float
     nodes: tuple[str, ...] = ()
+    by: str = ""  # Main or Backfill
 
 
 def workload(seed: int, jobs: int = 200, span_s: float = 90.0) -> list[Sleep]:
@@ -113,22 +114,35 @@ class Site:
             assert told["JobState"] == "COMPLETED", line
             times = [time.mktime(time.strptime(told[name], "%Y-%m-%dT%H:%M:%S")) for name in ("SubmitTime", "StartTime", "EndTime")]
             nodes = self.cluster.run("scontrol", "show", "hostnames", told["NodeList"]).split()
-            found[int(told["JobName"])] = Ran(*times, tuple(nodes))
+            found[int(told["JobName"])] = Ran(*times, tuple(nodes), told["Scheduler"])
         assert sorted(found) == list(range(jobs))
         return [found[number] for number in range(jobs)]
 
 
 def twin(jobs: Sequence[Sleep], ran: Sequence[Ran], conf: Path) -> list[Ran]:
-    """The same jobs in the twin: submitted when they were, as long as they ran."""
+    """The same jobs in the twin: submitted when they were, as long as they ran and Slurm needed to clear up."""
+    turnaround_s = cleared_s(jobs, ran)
     zero_s = min(one.submit_s for one in ran) // MINUTE_S * MINUTE_S  # plans are rounded to the minute of the clock
     rows = [
-        Job(id=str(number), submit_s=one.submit_s - zero_s, gpus=job.nodes * job.gpus, work=one.end_s - one.start_s,
+        Job(id=str(number), submit_s=one.submit_s - zero_s, gpus=job.nodes * job.gpus, work=one.end_s - one.start_s + turnaround_s,
             limit_s=job.limit_min * MINUTE_S, queue=job.partition, max_nodes=job.nodes)
         for number, (job, one) in enumerate(zip(jobs, ran, strict=True))
     ]  # fmt: skip
     policy, _ = make_policy(Slurm, {"conf": str(conf)}, "slurm", {SlurmConf: read_slurm_conf})
     run = simulate(rows, f"{NODES}x{GPUS}", policy)
     return [Ran(row.submit_s + zero_s, *(time + zero_s for time in run.held(row.id)[0])) for row in rows]
+
+
+def cleared_s(jobs: Sequence[Sleep], ran: Sequence[Ran]) -> float:
+    """Between the end of a job and the start of the next on its node: read off those that waited for whole nodes and that the main
+    scheduler, which comes at every end, started. A second or so, next to nothing but where jobs run for seconds."""
+    gaps_s = []
+    for job, one in zip(jobs, ran, strict=True):
+        if job.gpus == GPUS and one.by == "Main":
+            ends_s = [other.end_s for other in ran if other.start_s < one.start_s and set(other.nodes) & set(one.nodes)]
+            if ends_s and one.submit_s < max(ends_s):
+                gaps_s.append(one.start_s - max(ends_s))
+    return float(np.mean(gaps_s)) if gaps_s else 0.0
 
 
 def waits_apart(some: Sequence[Ran], others: Sequence[Ran]) -> float:
@@ -160,6 +174,7 @@ def compared(jobs: Sequence[Sleep], real: Sequence[Sequence[Ran]], conf: Path) -
     twins = [twin(jobs, one, conf) for one in real]
     pairs = list(zip(real, twins, strict=True))
     return {
+        "cleared_s": [cleared_s(jobs, one) for one in real],
         "mean_wait_s": [float(np.mean([one.start_s - one.submit_s for one in run])) for run in (*real, *twins)],
         "waits_itself": waits_apart(*real),
         "order_itself": order_apart(*real),
