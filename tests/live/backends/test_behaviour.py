@@ -323,11 +323,11 @@ def test_a_controller_that_comes_back_finds_running_and_ended_attempts(cluster: 
     over = cluster.start(["sh", "-c", "exit 6"])
     cluster.file("ready")
     cluster.until(over)
-    meanwhile = cluster.start(["sh", "-c", "while ! test -e away; do sleep 0.01; done; exit 8"])
+    meanwhile = cluster.start(["sh", "-c", "while ! test -e away; do sleep 0.01; done; echo gone > gone; exit 8"])
     cluster.running(meanwhile)
     cluster.backend.drop()
     (cluster.folder / "away").touch()
-    cluster.wait(lambda: os.path.exists(f"{cluster.backend.state}/jobs/{meanwhile.job}/1/end.json") or None)
+    cluster.file("gone")
     cluster.crash()
     assert cluster.until(over).exit_code == 6
     assert cluster.until(meanwhile).exit_code == 8
