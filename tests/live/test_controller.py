@@ -446,6 +446,19 @@ def test_promises_cancelled_together_that_make_room_for_one_another_all_end(site
     assert s.machine.running() == {1, 2}
 
 
+def test_a_job_that_ends_while_it_drains_and_is_promised_gpus_again_is_over(site):
+    s = site(1, policy="las", stop_delay_s=30)
+    (first,) = s.submit(spec(20))
+    s.until(10)
+    (second,) = s.submit(spec(5))
+    s.until(13)
+    assert s.state(first) is State.PREEMPTING
+    s.do(s.plane.cancel([second], "ada"))
+    s.until(60)
+    assert s.state(first) is State.SUCCEEDED and s.plane.job(first).attempts == 1
+    assert s.machine.running() == set()
+
+
 def test_others_that_take_gpus_of_a_running_job_take_them_from_the_jobs_after_it(site):
     """4 GPUs, our job has 3 when somebody else takes 2: 1 is too few for anyone until the job ends, and then 2 are left."""
     s = site(4)

@@ -556,8 +556,7 @@ class Engine:
         """A job is over by itself, wherever the engine thought it was."""
         row, S, handover = self.row(seq), self.state, self._handover
         if row in handover.drains:
-            handover.gone(row)
-            handover.hand_over()
+            handover.gone(row)  # what it was promised meanwhile is not its own: it ends first
         if S.jobs[row]["running"]:
             kernels.end_job(S.clock, np.int32(row))
         elif S.jobs[row]["phase"] == WAITING:
