@@ -127,7 +127,7 @@ def test_an_elastic_job_is_unschedulable_only_if_its_minimum_fits_nowhere():
     shared, alone = (simulate(jobs, "1x4", registered(name)) for name in ("lyra", "srtf"))
 
     assert {id: math.isfinite(fate.finish_s) for id, fate in shared.fates.items()} == {"elastic": True, "rigid": False, "large": False}
-    assert shared.result.reason.tolist()[1:] == ["a gang of 16 on 1 node of 4 (4 GPUs)", "a gang of at least 8 on 1 nodes of 4 (4 GPUs)"]
+    assert shared.result.reason.tolist()[1:] == ["a gang of 16 on 1 node of 4 (4 GPUs)", "a gang of at least 8 on 1 node of 4 (4 GPUs)"]
     assert set(alone.result.state) == {UNSCHEDULABLE}  # a policy that gives every job what it asked for
 
 

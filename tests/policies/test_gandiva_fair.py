@@ -105,13 +105,14 @@ def test_pass_order_gives_tickets_shares_of_gpu_time_within_a_quantum(tickets, g
     queues = {f"q{i}": float(weight) for i, weight in enumerate(tickets)}
     jobs = [job(name, 0, 1, 30 * QUANTUM_S, queue=name) for name in queues]
     share = water_fill(float(gpus), np.array(tickets, float), np.ones(len(tickets)))
+    within = (1 if gpus == 1 else 2) + 1e-6
 
     run = simulate(jobs, of_queues(gpus, **queues), GandivaFair(quantum_s=QUANTUM_S, tickets="queue"))
 
     for quanta in range(1, 31):
         had = gpu_quanta(run, quanta * QUANTUM_S)
         for (a, of_a), (b, of_b) in itertools.combinations(zip(queues, share, strict=True), 2):
-            assert had.get(a, 0.0) == pytest.approx((had.get(a, 0.0) + had.get(b, 0.0)) * of_a / (of_a + of_b), abs=(1 if gpus == 1 else 2) + 1e-6)
+            assert had.get(a, 0.0) == pytest.approx((had.get(a, 0.0) + had.get(b, 0.0)) * of_a / (of_a + of_b), abs=within)
 
 
 # ------------------------------------------------------------------------------------------------- several nodes
