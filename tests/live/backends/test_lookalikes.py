@@ -1,7 +1,6 @@
 """Commands of Slurm's that a batch script finds on its PATH inside a job."""
 
 import itertools
-import socket
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainmaster.live.backends.base import Seen
+from trainmaster.live.node.linux import free_port
 from trainmaster.live.node.lookalikes import _expand, python
 
 from .harness import Harness
@@ -151,7 +151,7 @@ def test_a_multi_node_script_of_pytorchs_documentation_runs_unmodified(cluster: 
         "dist.init_process_group('gloo')\n"
         "sum = torch.tensor([dist.get_rank() + 1.0])\n"
         "dist.all_reduce(sum)\n"
-        "print(f'rank {dist.get_rank()} of {dist.get_world_size()}: {sum.item():g}', flush=True)\n"
+        "print(f'rank {dist.get_rank()} of {dist.get_world_size()}: {sum.item():g}\\n', end='')\n"  # in one write: torchrun has no buffer
         "dist.destroy_process_group()\n"
     )
     script = """#!/bin/bash
@@ -166,19 +166,12 @@ head_node_ip=$(srun --nodes=1 --ntasks=1 -w "$head_node" sh -c 'echo 127.0.0.1')
 export LOGLEVEL=ERROR OMP_NUM_THREADS=1
 
 srun torchrun --nnodes 2 --nproc_per_node 1 --rdzv_id $RANDOM --rdzv_backend c10d --rdzv_endpoint $head_node_ip:PORT reduce.py
-""".replace("PORT", str(free_port()))
+""".replace("PORT", str(free_port("127.0.0.1")))
     attempt = cluster.start(script, gpus=(1, 1), ranks="batch")
 
     assert cluster.until(attempt).exit_code == 0, cluster.log(attempt)
     said = [line for line in cluster.log(attempt).splitlines() if line.startswith("rank")]
     assert sorted(said) == ["rank 0 of 2: 3", "rank 1 of 2: 3"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_a_submitit_function_runs_under_its_own_srun_line(cluster: Harness) -> None:

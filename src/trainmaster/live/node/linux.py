@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
@@ -83,6 +84,14 @@ def fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
     if _LIBC.fallocate(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
         error = ctypes.get_errno()
         raise OSError(error, f"fallocate: {os.strerror(error)}")
+
+
+def free_port(address: str = "") -> int:
+    """A port that is free now, at this address."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _prctl(option: int, argument: object) -> None:
