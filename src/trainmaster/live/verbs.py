@@ -5,7 +5,7 @@ Raises NotFound, Conflict or InputError, one line; nothing is changed then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from trainmaster.errors import Conflict, InputError, NotFound
@@ -79,19 +79,18 @@ def row_of(controller: Controller, spec: JobSpec, user: str, index: int | None, 
 
 def cancel(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
     """Waiting jobs end at once; running ones when nothing of them is left. Jobs that have ended stay as they are."""
-    for job in existing(controller, ids, ended="ignored"):
+    for job in one_by_one(controller, changes, existing(controller, ids, ended="ignored")):
         changes.event("cancel", job, actor=actor)
         if job.attempt is None:
             controller.withdraw(job)
             controller.over(changes, job, State.CANCELLED, "cancelled", exit_code=None, finish_s=changes.now_s, actor=actor)
         else:
             stop(controller, changes, job, "cancel")
-        controller.take_acts(changes)  # what this gives to others is theirs before the next is looked at
 
 
 def suspend(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
     """Its checkpoint is asked for, its GPUs are given back; it stays stopped until resumed."""
-    for job in allowed(existing(controller, ids), refuse_ending):
+    for job in one_by_one(controller, changes, allowed(existing(controller, ids), refuse_ending)):
         changes.job(job, suspended=True)
         changes.event("suspend", job, actor=actor)
         if job.attempt is None:
@@ -100,7 +99,6 @@ def suspend(controller: Controller, changes: Changes, ids: Sequence[int], actor:
                 changes.state(job, State.SUSPENDED, "suspended", actor)
         else:
             stop(controller, changes, job, "suspend")
-        controller.take_acts(changes)  # what this gives to others is theirs before the next is looked at
 
 
 def resume(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
@@ -117,12 +115,11 @@ def resume(controller: Controller, changes: Changes, ids: Sequence[int], actor: 
 
 def hold(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
     """It is not started until released; one that runs is not stopped, but will not start again."""
-    for job in existing(controller, ids):
+    for job in one_by_one(controller, changes, existing(controller, ids)):
         changes.job(job, held=True, **({"reason": "held"} if job.attempt is None else {}))
         changes.event("hold", job, actor=actor)
         if not job.runs:
             controller.withdraw(job)
-        controller.take_acts(changes)  # what this gives to others is theirs before the next is looked at
 
 
 def release(controller: Controller, changes: Changes, ids: Sequence[int], actor: str) -> None:
@@ -143,10 +140,9 @@ def requeue(controller: Controller, changes: Changes, ids: Sequence[int], actor:
             return "is not to be requeued: it was submitted so (--no-requeue)"
         return "is suspended: resume it" if job.row.suspended else refuse_ending(job)
 
-    for job in allowed(existing(controller, ids), refused):
+    for job in one_by_one(controller, changes, allowed(existing(controller, ids), refused)):
         changes.event("requeue", job, actor=actor)
         stop(controller, changes, job, "requeue")
-        controller.take_acts(changes)  # what this gives to others is theirs before the next is looked at
 
 
 def update(controller: Controller, changes: Changes, id: int, change: JobUpdate, actor: str) -> None:
@@ -204,6 +200,13 @@ def allowed(jobs: Sequence[LiveJob], refused: Callable[[LiveJob], str | None]) -
         if (why := refused(job)) is not None:
             raise Conflict(f"job {job.id} {why}")
     return jobs
+
+
+def one_by_one(controller: Controller, changes: Changes, jobs: Sequence[LiveJob]) -> Iterator[LiveJob]:
+    """What one gives to others is theirs before the next is looked at."""
+    for job in jobs:
+        yield job
+        controller.take_acts(changes)
 
 
 def existing(controller: Controller, ids: Sequence[int], ended: str = "refused") -> list[LiveJob]:
