@@ -41,6 +41,7 @@ from trainmaster.policies.base import (
     Policy,
     Verdict,
     View,
+    counted,
 )
 from trainmaster.workload.jobs import GPU_MILLI, Floats, JobTable
 from trainmaster.workload.perf.base import Allocation, PerformanceModel, Traits
@@ -97,7 +98,8 @@ class Engine:
         self.type_of_node = np.array([self.types.index(name) if name in self.types else -1 for name in self.node_types], np.int64)
         self.slowdown = of_model(jobs, rules.slowdown, 1.0)
         rates = model.rates_by_type(jobs, self.types)
-        rates = None if rates is None else rates / self.slowdown[:, None]
+        if rates is not None and rules.slowdown:
+            rates = rates / self.slowdown[:, None]
         self.state = build_state(jobs, cluster, rates, self.types)
         self.clock = self.state.clock[0]
         self.pick = compiled(self.placement.pick, kernels.PICK)
@@ -149,7 +151,8 @@ class Engine:
         if self.traits.restart_s is not None and self.rules.restart_cost_s is None and self.setup.restart_cost_s is None:
             own_s = self.traits.restart_s(jobs)
             S.jobs["restart_s"] = np.where(np.isnan(own_s), self.restart_cost_s, own_s)
-        S.jobs["restart_s"] = of_model(jobs, self.rules.restart_s, S.jobs["restart_s"])
+        if self.rules.restart_s:
+            S.jobs["restart_s"] = of_model(jobs, self.rules.restart_s, S.jobs["restart_s"])
         if self.estimates is not None and not self.clock["predicts"]:
             S.jobs["estimate_s"] = self.estimates
         if rates is None:
@@ -258,7 +261,7 @@ class Engine:
         each = max(node.gpus for node in nodes)
         more = f" with {self.jobs.cpus[row]:g} CPUs" if gpus and self.jobs.cpus[row] else ""
         evenly = f", {gpus / self.jobs.nodes[row]:g} on each of {self.jobs.nodes[row]} nodes," if self.jobs.nodes[row] > 1 and gpus else ""
-        return f"{asked}{evenly}{more} on {_plural(len(nodes), 'node')} of {each} ({_plural(sum(node.gpus for node in nodes), 'GPU')})"
+        return f"{asked}{evenly}{more} on {counted(len(nodes), 'node')} of {each} ({counted(sum(node.gpus for node in nodes), 'GPU')})"
 
     def _prepare_clock(self) -> None:
         clock, policy = self.clock, self.policy
@@ -667,10 +670,6 @@ def fewest_nodes(jobs: JobTable, cluster: Cluster) -> np.ndarray:
         largest[accept, queue] = max(open_to, default=1) or 1
     per_node = np.array([largest[accept, queue] for accept, queue in kinds.T.tolist()])[kind.reshape(-1)]
     return -(-jobs.gpu_milli // (per_node * GPU_MILLI))
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def of_model(jobs: JobTable, known: Mapping[str, float], otherwise: float | Floats) -> Floats:
