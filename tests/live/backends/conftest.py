@@ -40,7 +40,4 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]
     work.mkdir()
     harness = Harness(BACKENDS[name](tmp_path / "state", system), work, user=getpass.getuser(), many=MANY.get(name, 120))
     yield harness
-    for one in harness.backend.observe():
-        harness.backend.stop(one.job, one.attempt, grace_s=0, reason="cancel")
-    harness.wait(lambda: all(one.ended_s is not None for one in harness.backend.observe()) or None)
-    harness.backend.close()
+    harness.close()

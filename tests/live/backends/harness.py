@@ -33,6 +33,16 @@ class Harness:
         self.backend.open(self.changed.set)
         self.ids = itertools.count(1)
 
+    def end_all(self) -> None:
+        """Nothing of a test runs on."""
+        for one in self.backend.observe():
+            self.backend.stop(one.job, one.attempt, grace_s=0, reason="cancel")
+        self.wait(lambda: all(one.ended_s is not None for one in self.backend.observe()) or None)
+
+    def close(self) -> None:
+        self.end_all()
+        self.backend.close()
+
     def crash(self) -> None:
         """The controller goes without a word, and comes again."""
         self.backend.drop()

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "ray_cluster.py"
-
-
-def script() -> ModuleType:
-    """The script as a module."""
-    if "ray_cluster" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("ray_cluster", SCRIPT)
-        assert spec is not None and spec.loader is not None
-        sys.modules["ray_cluster"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules["ray_cluster"]
+from live.scripts import script
 
 
 def small_cluster(*nodes: str, gpus: int = 4, **about: Any) -> Any:
     """Started; to be stopped by whoever asked for it."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("ray is not installed: make test-ray")
-    cluster = script().RayCluster(**about)
+    cluster = script("ray_cluster").RayCluster(**about)
     try:
         cluster.bring_up(*nodes, gpus=gpus)
     except BaseException:

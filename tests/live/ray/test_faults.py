@@ -88,10 +88,7 @@ def site(cluster: Any, tmp_path: Path) -> Iterator[Site]:
             cluster.add(name)
     made = Site(cluster, tmp_path)
     yield made
-    for one in made.backend.observe():
-        made.backend.stop(one.job, one.attempt, grace_s=0, reason="cancel")
-    made.wait(lambda: all(one.ended_s is not None for one in made.backend.observe()) or None)
-    made.backend.close()
+    made.close()
 
 
 def parent(pid: int) -> int:

@@ -29,10 +29,7 @@ def site(ray_cluster: Any, tmp_path: Path) -> Iterator[Harness]:
     work.mkdir()
     made = Harness(lambda: RayBackend(tmp_path / "state", ray_cluster.address, node_folder=tmp_path / "nodes"), work)
     yield made
-    for one in made.backend.observe():
-        made.backend.stop(one.job, one.attempt, grace_s=0, reason="cancel")
-    made.wait(lambda: all(one.ended_s is not None for one in made.backend.observe()) or None)
-    made.backend.close()
+    made.close()
 
 
 def train(site: Harness, trace: str, pace_s: float, **about: Any) -> Attempt:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from live.slurm.cluster import script
+from live.scripts import script
 
 NEEDED = ("slurmdbd", "mariadbd", "mariadb-install-db", "mariadb")
 WITHOUT = "AccountingStorageType=accounting_storage/none"
@@ -41,7 +41,7 @@ def missing() -> list[str]:
 
 def accounted(folder: Path) -> Any:
     """Two nodes of four GPUs; `start` and `stop` as of any small cluster."""
-    module = script()
+    module = script("slurm_cluster")
 
     class Accounted(module.SmallCluster):  # type: ignore[misc, name-defined]
         database: subprocess.Popen[bytes] | None = None

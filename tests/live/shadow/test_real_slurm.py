@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from live.slurm.cluster import script, why_not
+from live.scripts import script
+from live.slurm.cluster import why_not
 from trainmaster.api.shadow.replay import Question
 from trainmaster.api.shadow.run import Shadow
 from trainmaster.cluster.seen import node_names
@@ -78,7 +79,7 @@ def private_slurm():
         pytest.skip("setpriv, which runs a command as another user, is not installed")
     folder = Path(tempfile.mkdtemp(prefix="trainmaster-"))
     folder.chmod(0o755)
-    conf, module = script().CONF, script()
+    conf, module = script("slurm_cluster").CONF, script("slurm_cluster")
     module.CONF = conf + "PrivateData=jobs\n"
     cluster = module.SmallCluster(folder / "slurm", nodes=1, gpus=4)
     try:

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "slurm_cluster.py"
-
-
-def script() -> ModuleType:
-    """The script as a module."""
-    if "slurm_cluster" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("slurm_cluster", SCRIPT)
-        assert spec is not None and spec.loader is not None
-        sys.modules["slurm_cluster"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules["slurm_cluster"]
+from live.scripts import script
 
 
 def why_not() -> str | None:
-    if absent := script().missing():
+    if absent := script("slurm_cluster").missing():
         return f"{', '.join(absent)} not installed: scripts/slurm_cluster.py install"
     if os.getuid() != 0:
         return "the small Slurm cluster needs root"
@@ -38,7 +24,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """Two nodes of four GPUs, and SLURM_CONF that points there."""
     if reason := why_not():
         pytest.skip(reason)
-    cluster = script().SmallCluster(tmp_path_factory.mktemp("slurm"), nodes=2, gpus=4)
+    cluster = script("slurm_cluster").SmallCluster(tmp_path_factory.mktemp("slurm"), nodes=2, gpus=4)
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(cluster.conf)
     try:

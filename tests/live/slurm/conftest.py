@@ -21,9 +21,7 @@ def cluster(slurm: Any, tmp_path: Path) -> Iterator[Harness]:
     harness = Harness(lambda: SlurmBackend(tmp_path / "state"), work, user=getpass.getuser())
     yield harness
     mend(slurm)
-    for one in harness.backend.observe():
-        harness.backend.stop(one.job, one.attempt, grace_s=0, reason="cancel")
-    harness.wait(lambda: all(one.ended_s is not None for one in harness.backend.observe()) or None)
+    harness.end_all()
     for name in (SOMEONE, NOT_OURS):
         slurm.run("scancel", f"--name={name}")
     assert slurm.wait(lambda: not slurm.run("squeue", "-h", fails=True), 30), slurm.run("squeue", "-h", fails=True)

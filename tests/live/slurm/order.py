@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from live.slurm.cluster import script
+from live.scripts import script
 from schedules import simulate
 from trainmaster.api.entrants import read_slurm_conf
 from trainmaster.policies.registry import make_policy
@@ -79,7 +79,7 @@ class Site:
     """The small cluster under this configuration."""
 
     def __init__(self, folder: Path) -> None:
-        self.cluster = script().SmallCluster(folder, nodes=NODES, gpus=GPUS)
+        self.cluster = script("slurm_cluster").SmallCluster(folder, nodes=NODES, gpus=GPUS)
         written = self.cluster._write
 
         def write() -> None:

@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 
 from live.backends.harness import Harness
+from live.scripts import script
 from trainmaster.live.backends.base import NodeShare, Seen
 from trainmaster.live.backends.slurm import SlurmBackend
 
-from .cluster import script, why_not
+from .cluster import why_not
 
 
 @pytest.mark.slow
 def test_thirty_two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if reason := why_not():
         pytest.skip(reason)
-    slurm = script().SmallCluster(tmp_path / "slurm", nodes=32, gpus=8, prefix="many")
+    slurm = script("slurm_cluster").SmallCluster(tmp_path / "slurm", nodes=32, gpus=8, prefix="many")
     monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
     (tmp_path / "work").mkdir()
     slurm.start()

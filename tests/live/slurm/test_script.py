@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from .cluster import SCRIPT, script, why_not
+from live.scripts import SCRIPTS, script
+
+from .cluster import why_not
 
 
 def run(*argv: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, str(SCRIPT), *argv], capture_output=True, text=True, check=False, timeout=60)
+    command = [sys.executable, str(SCRIPTS / "slurm_cluster.py"), *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_a_folder_that_is_no_cluster_is_neither_used_nor_removed(tmp_path: Path) -> None:
@@ -27,7 +30,7 @@ def test_a_cluster_is_up_with_one_command_and_gone_with_another(tmp_path: Path) 
     where = tmp_path / "cluster"
     started = run("start", str(where), "--nodes", "2", "--gpus", "1", "--prefix", "script")
     assert started.stdout == f"export SLURM_CONF={where}/slurm.conf\n", started.stderr
-    cluster = script().SmallCluster(where, nodes=2, prefix="script")
+    cluster = script("slurm_cluster").SmallCluster(where, nodes=2, prefix="script")
     try:
         assert cluster.run("sinfo", "-h", "-N", "-o", "%N %T %G").splitlines() == ["script1 idle gpu:v100:1", "script2 idle gpu:v100:1"]
         cluster.run("sbatch", "--output=/dev/null", "--wrap=sleep 100")

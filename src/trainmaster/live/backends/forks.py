@@ -15,6 +15,7 @@ import time
 from hashlib import blake2s
 from pathlib import Path
 
+from trainmaster.live.node import folder as files
 from trainmaster.live.node.fork_server import PACKET, address
 
 HELLO_S = 5.0  # to answer in, from its start, or from the connection to one that was there
@@ -136,7 +137,7 @@ class ForkServer:
         if self._child is not None and self._child.poll() is None:
             self._child.kill()
             self._child.wait()
-        with open(f"{self.state}/forks.log", "ab", opener=_private) as errors:
+        with open(f"{self.state}/forks.log", "ab", opener=files.private) as errors:
             self._child = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", MAIN, str(ROOT), self.state, self.version],
                 stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, cwd="/", start_new_session=True, env={"PATH": os.defpath},
@@ -158,7 +159,3 @@ def _version() -> str:
     for source in sorted((ROOT / "trainmaster/live/node").glob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

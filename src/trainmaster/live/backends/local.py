@@ -18,7 +18,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -29,25 +28,24 @@ from typing import Any
 
 from trainmaster.cluster.cluster import Node
 from trainmaster.errors import BackendError, InputError
+from trainmaster.live.backends.accepting import LOG_LIMIT, Accepting, Key, of_end, remove, umask
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
 from trainmaster.live.backends.forks import ForkServer
 from trainmaster.live.backends.machine import Machine, this_machine
-from trainmaster.live.backends.said import said
 from trainmaster.live.node import cgroups, limits, lookalikes, remains
 from trainmaster.live.node import folder as files
-from trainmaster.live.node.linux import birth
+from trainmaster.live.node.linux import birth, free_port
 from trainmaster.live.node.plan import plan as plan_of
+from trainmaster.live.node.said import said, speakers
 
 ASK_AGAIN_S = 2.0  # for a supervisor that has not come
 DUE_S = 1.0  # in which one comes, unless the machine is busy
 MUTE_S = 10.0  # a fork server from which none has come for so long, though it was asked, is replaced
 SAY_S = 5.0  # a start that takes longer is said in its observation
 FORCE_S = 10.0  # a supervisor so long past a deadline is killed itself
-LOG_LIMIT = 1 << 30
 TICK_NS = 20_000_000  # a folder changed so recently may change again under the same time stamp
 
 log = logging.getLogger(__name__)
-Key = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -57,7 +55,7 @@ class _Live:
     key: Key
     folder: str
     gpus: list[tuple[str, list[int], float]]  # node, indices, how much of each
-    gang: int | None  # ranks that acknowledge a stop, where they are known
+    speakers: list[int]  # ranks that acknowledge a stop
     port: int
     has_setup: bool
     since_s: float  # monotonic: when it was accepted, or found
@@ -73,8 +71,9 @@ class _Live:
     said: dict[str, Any] = field(default_factory=dict)  # by the job, in Observation's names
 
 
-class LocalBackend:
+class LocalBackend(Accepting[_Live]):
     name = "local"
+    cannot = "cannot be started here"
     capabilities = Capabilities(pin_nodes=True, pin_gpus=True, share=True)
 
     def __init__(
@@ -87,18 +86,13 @@ class LocalBackend:
     ) -> None:
         """`slots`: so many CPU slots instead of this machine's GPUs; `nodes`: several nodes of CPU slots, by name, that all run here;
         `log_limit`: bytes of a rank's log in each attempt, 0 = no limit."""
-        self.state = os.path.abspath(state_dir)
+        super().__init__(state_dir, clock)
         self._machine: Machine = this_machine(slots, None if nodes is None else tuple(nodes))
         self._nodes: dict[str, Node] = {str(node.name): node for node in self._machine.nodes}
-        self._clock = clock
         self._cgroup = cgroups.find()
         self._limits = limits.find(*self._cgroup) if self._cgroup is not None else {}
-        self._umask, self._log_limit = _umask(), log_limit
-        self._lock = threading.RLock()
-        self._live: dict[Key, _Live] = {}
-        self._refused: dict[Key, Observation] = {}
+        self._umask, self._log_limit = umask(), log_limit
         self._owed_s = -math.inf  # monotonic: when the fork server was asked for a supervisor, and none has come since
-        self._wake: Callable[[], None] = lambda: None
         self._thread: threading.Thread | None = None
         self._closing = False
 
@@ -117,9 +111,8 @@ class LocalBackend:
         self._poll.register(self._fifo, select.EPOLLIN)
         self._supervisors: dict[int, _Live] = {}  # by pidfd
         self._forks = ForkServer(self.state)
-        for name in os.listdir(f"{self.state}/{files.LIVE}"):
-            job, _, attempt = name.partition(".")
-            self._find((int(job), int(attempt)))
+        for key in self._accepted():
+            self._find(key)
         self._thread = threading.Thread(target=self._listen, name="local backend", daemon=True)
         self._thread.start()
 
@@ -146,7 +139,7 @@ class LocalBackend:
         """An attempt that an earlier controller had accepted; what it had only begun to accept is as if it had never been."""
         plan = files.read_json(f"{files.attempt_folder(self.state, *key)}/{files.PLAN}")
         if plan is None:
-            _remove(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}")
+            remove(self._mark(key))
             return
         live = self._remember(key, plan)
         request = files.read_json(f"{live.folder}/{files.STOP}")
@@ -156,11 +149,9 @@ class LocalBackend:
 
     def _remember(self, key: Key, plan: dict[str, Any]) -> _Live:
         gpus = [(one["node"], one["indices"], one["each"]) for one in plan["gpus"]]
-        ranks = plan["ranks"]
-        gang = len(ranks) if "RANK" in ranks[0]["env"] else None
         live = _Live(
-            key=key, folder=files.attempt_folder(self.state, *key), gpus=gpus, gang=gang, port=plan["port"], has_setup=bool(plan["setups"]),
-            since_s=time.monotonic(),
+            key=key, folder=files.attempt_folder(self.state, *key), gpus=gpus, speakers=speakers(plan["ranks"]), port=plan["port"],
+            has_setup=bool(plan["setups"]), since_s=time.monotonic(),
         )  # fmt: skip
         self._live[key] = live
         return live
@@ -176,22 +167,6 @@ class LocalBackend:
         return [
             NodeSeen(name=name, node=node, others_gpus=float(len(others)), others_devices=others) for name, node in self._nodes.items()
         ]
-
-    def start(self, attempt: Attempt) -> None:
-        key = (attempt.job, attempt.attempt)
-        with self._lock:
-            if key in self._live or key in self._refused:
-                return
-            try:
-                self._accept(attempt)
-            except InputError as error:
-                self._refused[key] = Observation(job=key[0], attempt=key[1], seen=Seen.REFUSED, ended_s=self._clock(), message=str(error))
-                self._wake()
-                return
-            except OSError as error:
-                self._undo(key)
-                raise BackendError(f"attempt {key[1]} of job {key[0]} cannot be started here: {error}") from None
-            self._fork(self._live[key])
 
     def stop(self, job: int, attempt: int, *, grace_s: float, reason: str) -> None:
         with self._lock:
@@ -221,28 +196,6 @@ class LocalBackend:
                 self._refresh(live)
             return [*map(self._observation, self._live.values()), *self._refused.values()]
 
-    def forget(self, job: int, attempt: int) -> None:
-        key = (job, attempt)
-        with self._lock:
-            self._refused.pop(key, None)
-            self._refresh_known(key)
-            live = self._live.get(key)
-            if live is None:
-                return
-            if live.end is None:
-                raise BackendError(f"attempt {attempt} of job {job} has not ended: it cannot be forgotten")
-            del self._live[key]
-            _remove(f"{self.state}/{files.LIVE}/{job}.{attempt}")
-            for name in (files.COMMANDS, files.STOP, files.STARTED, files.SUPERVISOR, "script", "entered", files.PLAN):
-                _remove(f"{live.folder}/{name}")
-            shutil.rmtree(f"{live.folder}/{files.CONTROL}", ignore_errors=True)
-
-    def log_files(self, job: int, attempt: int) -> dict[str, Path]:
-        folder = Path(files.attempt_folder(self.state, job, attempt))
-        found = sorted(folder.glob("*.log"), key=lambda path: (len(path.name), path.name))
-        # of a job that named its output file, the supervisor's link to it: readers follow none
-        return {path.name.removesuffix(".log"): Path(os.path.realpath(path)) for path in found}
-
     def shell(self, job: int, attempt: int) -> Sequence[str]:
         with self._lock:
             live = self._live.get((job, attempt))
@@ -265,15 +218,7 @@ class LocalBackend:
     def _accept(self, attempt: Attempt) -> None:
         """From the moment plan.json is there it will run, whatever becomes of this process."""
         key = (attempt.job, attempt.attempt)
-        earlier = files.attempts(self.state, attempt.job)
-        if attempt.attempt in earlier:
-            raise InputError(f"attempt {attempt.attempt} has already run here")
-        if earlier and earlier[-1] > attempt.attempt:
-            raise InputError(f"attempt {earlier[-1]} of this job has been accepted: attempt {attempt.attempt} is superseded")
-        for other in earlier:
-            self._refresh_known((attempt.job, other))
-            if (live := self._live.get((attempt.job, other))) is not None and live.end is None:
-                raise InputError(f"attempt {other} of this job still runs on this node")
+        self._check_number(attempt)
         gpus = self._pick(attempt)
         cwd = attempt.spec.snapshot or attempt.spec.workdir
         if not os.path.isdir(cwd):
@@ -289,20 +234,11 @@ class LocalBackend:
         port = self._free_port() if attempt.spec.ranks == "gpu" else 0
         plan = plan_of(attempt, self.state, gpus, port=port, cgroup=cgroup, limits=limited, umask=self._umask,
                        log_limit=self._log_limit)  # fmt: skip
-        folder = files.attempt_folder(self.state, *key)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(files.job_folder(self.state, attempt.job), 0o700)
-        os.mkdir(folder, 0o700)
-        files.write_bytes(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}", b"")
+        folder = self._make_folder(key)
         if attempt.spec.script is not None:
             files.write_bytes(f"{folder}/script", attempt.spec.script.encode())
         files.write_json(f"{folder}/{files.PLAN}", plan)
         self._remember(key, plan)
-
-    def _undo(self, key: Key) -> None:
-        _remove(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}")
-        shutil.rmtree(files.attempt_folder(self.state, *key), ignore_errors=True)
-        self._live.pop(key, None)
 
     def _pick(self, attempt: Attempt) -> list[list[int]]:
         """Indices on each node: those that were decided, else whole GPUs lowest first, before them those nobody computes on; a fraction
@@ -338,12 +274,21 @@ class LocalBackend:
     def _free_port(self) -> int:
         """A port that is free now and that no attempt here has been given."""
         given = {live.port for live in self._live.values() if live.end is None}
-        while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port: int = probe.getsockname()[1]
-            if port not in given:
-                return port
+        while (port := free_port("127.0.0.1")) in given:
+            pass
+        return port
+
+    def _begin(self, key: Key) -> None:
+        self._fork(self._live[key])
+
+    def _runs(self, key: Key) -> bool:
+        self._refresh_known(key)
+        return (live := self._live.get(key)) is not None and live.end is None
+
+    def _tidy(self, key: Key, live: _Live) -> None:
+        for name in (files.COMMANDS, files.STOP, files.STARTED, files.SUPERVISOR, "script", "entered", files.PLAN):
+            remove(f"{live.folder}/{name}")
+        shutil.rmtree(f"{live.folder}/{files.CONTROL}", ignore_errors=True)
 
     def _fork(self, live: _Live) -> None:
         live.asked_fork_s = time.monotonic()
@@ -434,21 +379,15 @@ class LocalBackend:
         if at_ns == live.control_ns:
             return
         live.control_ns = at_ns if time.time_ns() - at_ns > TICK_NS else -1
-        live.said = said(control, live.gang)
+        live.said = said(control, live.speakers)
 
     def _observation(self, live: _Live) -> Observation:
-        end = live.end
-        if end is not None:
-            message = str(end.get("refused") or end.get("lost") or end.get("message") or "")
-            seen = Seen.REFUSED if "refused" in end else Seen.LOST if "lost" in end else Seen.ENDED
-            ended_s, exit_code, asked = end["ended_s"], end.get("exit_code"), end["asked"] is not None
-        else:
-            seen = Seen.DRAINING if live.stopping else Seen.RUNNING if live.started_s is not None else Seen.STARTING
-            message = self._trouble(live)
-            ended_s, exit_code, asked = None, None, live.stopping
+        if live.end is not None:
+            return of_end(live.key, live.end, live.started_s, live.said)
+        seen = Seen.DRAINING if live.stopping else Seen.RUNNING if live.started_s is not None else Seen.STARTING
         return Observation(
-            job=live.key[0], attempt=live.key[1], seen=seen, started_s=live.started_s, ended_s=ended_s, exit_code=exit_code,
-            asked_to_stop=asked, message=message, out_of_memory=end is not None and bool(end.get("out_of_memory")), **live.said,
+            job=live.key[0], attempt=live.key[1], seen=seen, started_s=live.started_s, asked_to_stop=live.stopping,
+            message=self._trouble(live), **live.said,
         )  # fmt: skip
 
     def _trouble(self, live: _Live) -> str:
@@ -542,14 +481,3 @@ def _readable(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _umask() -> int:
-    """Without changing it, which other threads would see."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        return next((int(line.split()[1], 8) for line in file if line.startswith("Umask:")), 0o022)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import select
-import shutil
 import subprocess
 import sys
 import threading
@@ -30,6 +29,7 @@ from typing import Any
 from trainmaster.cluster.accelerators import canonical
 from trainmaster.cluster.cluster import Node
 from trainmaster.errors import BackendError, InputError
+from trainmaster.live.backends.accepting import Accepting, Key, remove
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
 from trainmaster.live.node import folder as files
 from trainmaster.live.node import lookalikes
@@ -47,7 +47,6 @@ CLOSE_S = 5.0
 LOG_BYTES = 1 << 20  # of what earlier bridges have said, when another is started
 
 log = logging.getLogger(__name__)
-Key = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -62,8 +61,9 @@ class _Live:
         return self.seen.seen in (Seen.ENDED, Seen.LOST, Seen.REFUSED)
 
 
-class RayBackend:
+class RayBackend(Accepting[_Live]):
     name = "ray"
+    cannot = "cannot be accepted"
     capabilities = Capabilities(pin_nodes=True, share=True, drivers=True)
 
     def __init__(
@@ -77,16 +77,11 @@ class RayBackend:
             raise InputError(f"--address {address}: give HOST:PORT of Ray's head; `up` itself runs on a machine of the cluster")
         if find_spec("ray") is None:
             raise InputError("--backend ray: Ray is not installed beside Trainmaster: pip install 'trainmaster[ray]'")
-        self.state = os.path.abspath(state_dir)
+        super().__init__(state_dir, clock)
         self.address = address
         self.shared = os.path.abspath(shared or self.state)
         self._base = "" if node_folder is None else os.path.abspath(node_folder)
-        self._clock = clock
-        self._lock = threading.RLock()
-        self._live: dict[Key, _Live] = {}
-        self._refused: dict[Key, Observation] = {}
         self._nodes: dict[str, NodeSeen] = {}
-        self._wake: Callable[[], None] = lambda: None
         self._bridge: subprocess.Popen[bytes] | None = None
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -108,9 +103,8 @@ class RayBackend:
             name: _node(about, up=False, reason="Ray has not been reached yet")
             for name, about in (files.read_json(f"{self.state}/ray-nodes.json") or {}).items()
         }
-        for name in os.listdir(f"{self.state}/{files.LIVE}"):
-            job, _, attempt = name.partition(".")
-            self._find((int(job), int(attempt)))
+        for key in self._accepted():
+            self._find(key)
         self._heard_s = time.monotonic()
         self._thread = threading.Thread(target=self._listen, name="ray backend", daemon=True)
         self._thread.start()
@@ -137,7 +131,7 @@ class RayBackend:
         """An attempt that an earlier controller had accepted; what it had only begun to accept is as if it had never been."""
         order = files.read_json(f"{files.attempt_folder(self.state, *key)}/order.json")
         if order is None:
-            _remove(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}")
+            remove(self._mark(key))
             return
         begun = os.path.exists(f"{files.attempt_folder(self.state, *key)}/begun.json")
         self._remember(key, order, Seen.UNKNOWN if begun else Seen.STARTING)
@@ -152,23 +146,6 @@ class RayBackend:
         with self._lock:
             away = self._away()
             return [replace(node, up=False, reason=away) if away and node.up else node for node in self._nodes.values()]
-
-    def start(self, attempt: Attempt) -> None:
-        key = (attempt.job, attempt.attempt)
-        with self._lock:
-            if key in self._live or key in self._refused:
-                return
-            try:
-                self._accept(attempt)
-            except InputError as error:
-                self._refused[key] = Observation(job=key[0], attempt=key[1], seen=Seen.REFUSED, ended_s=self._clock(), message=str(error))
-                self._wake()
-                return
-            except OSError as error:
-                _remove(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}")
-                shutil.rmtree(files.attempt_folder(self.state, *key), ignore_errors=True)
-                raise BackendError(f"attempt {key[1]} of job {key[0]} cannot be accepted: {error}") from None
-            self._tell(start=key)
 
     def stop(self, job: int, attempt: int, *, grace_s: float, reason: str) -> None:
         key = (job, attempt)
@@ -201,28 +178,6 @@ class RayBackend:
             ]  # fmt: skip
             return [*seen, *self._refused.values()]
 
-    def forget(self, job: int, attempt: int) -> None:
-        key = (job, attempt)
-        with self._lock:
-            if self._refused.pop(key, None) is not None:
-                return
-            live = self._live.get(key)
-            if live is None:
-                return
-            if not live.over:
-                raise BackendError(f"attempt {attempt} of job {job} has not ended: it cannot be forgotten")
-            del self._live[key]
-            _remove(f"{self.state}/{files.LIVE}/{job}.{attempt}")
-            for name in ("order.json", "begun.json", files.STOP):
-                _remove(f"{files.attempt_folder(self.state, *key)}/{name}")
-            self._tell(forget=key)
-
-    def log_files(self, job: int, attempt: int) -> dict[str, Path]:
-        """What has come from the nodes so far."""
-        folder = Path(files.attempt_folder(self.state, job, attempt))
-        found = sorted(folder.glob("*.log"), key=lambda path: (len(path.name), path.name))
-        return {path.name.removesuffix(".log"): path for path in found}
-
     def shell(self, job: int, attempt: int) -> Sequence[str]:
         begun = files.read_json(f"{files.attempt_folder(self.state, job, attempt)}/begun.json")
         with self._lock:
@@ -249,23 +204,23 @@ class RayBackend:
     def _accept(self, attempt: Attempt) -> None:
         """From the moment order.json is there it will run, whatever becomes of this process."""
         key = (attempt.job, attempt.attempt)
-        earlier = files.attempts(self.state, attempt.job)
-        if attempt.attempt in earlier:
-            raise InputError(f"attempt {attempt.attempt} has already run here")
-        if earlier and earlier[-1] > attempt.attempt:
-            raise InputError(f"attempt {earlier[-1]} of this job has been accepted: attempt {attempt.attempt} is superseded")
-        for other in earlier:
-            if (live := self._live.get((attempt.job, other))) is not None and not live.over:
-                raise InputError(f"attempt {other} of this job still runs")
+        self._check_number(attempt)
         self._check_room(attempt)
-        folder = files.attempt_folder(self.state, *key)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(files.job_folder(self.state, attempt.job), 0o700)
-        os.mkdir(folder, 0o700)
-        files.write_bytes(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}", b"")
+        folder = self._make_folder(key)
         order = {**asdict(attempt), "spec": attempt.spec.model_dump(mode="json")}
         files.write_json(f"{folder}/order.json", order)
         self._remember(key, order, Seen.STARTING)
+
+    def _begin(self, key: Key) -> None:
+        self._tell(start=key)
+
+    def _runs(self, key: Key) -> bool:
+        return (live := self._live.get(key)) is not None and not live.over
+
+    def _tidy(self, key: Key, live: _Live) -> None:
+        for name in ("order.json", "begun.json", files.STOP):
+            remove(f"{files.attempt_folder(self.state, *key)}/{name}")
+        self._tell(forget=key)
 
     def _check_room(self, attempt: Attempt) -> None:
         """Ray would let it wait for ever for what the nodes have not, or have not free of ours."""
@@ -306,7 +261,7 @@ class RayBackend:
     def _serve(self) -> None:
         """One bridge, from its start until it goes."""
         argv = [sys.executable, "-c", MAIN, str(ROOT), self.address, self.state, self._base, self.shared]
-        with open(f"{self.state}/ray-bridge.log", "ab", opener=_private) as errors:
+        with open(f"{self.state}/ray-bridge.log", "ab", opener=files.private) as errors:
             if errors.tell() > LOG_BYTES:
                 errors.truncate(0)
             bridge = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd="/")
@@ -377,12 +332,3 @@ def _node(about: dict[str, Any], *, up: bool, reason: str) -> NodeSeen:
         memory_gib=about["memory_gib"],
     )  # fmt: skip
     return NodeSeen(name=about["name"], node=node, up=up, reason=reason, others_gpus=about["others_gpus"])
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -30,7 +30,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2s
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from trainmaster.errors import InputError
 from trainmaster.live.backends import ray_actor
+from trainmaster.live.backends.accepting import Key, of_end
 from trainmaster.live.backends.base import Attempt, NodeShare
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.plan import plan as plan_of
@@ -50,7 +51,6 @@ from trainmaster.live.node.tied import ORPHAN_GRACE_S, ORPHANED
 from trainmaster.live.spec import JobSpec
 
 T = TypeVar("T")
-Key = tuple[int, int]
 
 CALL_S = 10.0  # for any answer of Ray that waits for nothing
 PLACE_S = 20.0  # for a placement group on nodes that have the room; then somebody else has taken it
@@ -494,7 +494,7 @@ class Gang:
     def _take_in(self, part: Part, said: dict[str, Any]) -> None:
         for name, (offset, text) in said["logs"].items():
             if LOG_NAME.fullmatch(name):
-                with open(f"{self.folder}/{name}.log", "r+b" if offset else "wb", opener=_private) as file:
+                with open(f"{self.folder}/{name}.log", "r+b" if offset else "wb", opener=files.private) as file:
                     file.seek(offset)
                     file.write(text)
         part.news, part.words, part.ready, part.started_s = said["news"], said["words"], said["ready"], said["started_s"]
@@ -635,11 +635,7 @@ class Gang:
     def _seen(self) -> dict[str, Any]:
         about: dict[str, Any] = {"job": self.key[0], "attempt": self.key[1]}
         if self.end is not None:
-            end = self.end
-            word = "refused" if "refused" in end else "lost" if "lost" in end else "ended"
-            message = str(end.get("refused") or end.get("lost") or end.get("message") or "")
-            return {**about, "seen": word, "started_s": end["started_s"], "ended_s": end["ended_s"], "exit_code": end.get("exit_code"),
-                    "asked_to_stop": end["asked"] is not None, "message": message, **end["said"]}  # fmt: skip
+            return asdict(of_end(self.key, self.end, self.end["started_s"], self.end["said"]))
         started = [part.started_s for part in self.parts]
         runs = bool(started) and None not in started
         trouble = next((part.trouble for part in self.parts if part.trouble), "")
@@ -731,7 +727,7 @@ def _code() -> tuple[bytes, str]:
     """
     root = Path(__file__).parents[2]
     code = {f"trainmaster/{name}": "" for name in CODE}
-    for path in [*sorted((root / "live/node").glob("*.py")), root / "live/backends/said.py"]:
+    for path in sorted((root / "live/node").glob("*.py")):
         code[f"trainmaster/{path.relative_to(root)}"] = path.read_text(encoding="utf-8")
     packed = zlib.compress(json.dumps(code, sort_keys=True).encode(), 9)
     assert len(packed) < INLINE_BYTES
@@ -741,7 +737,3 @@ def _code() -> tuple[bytes, str]:
 def attempt_of(order: dict[str, Any]) -> Attempt:
     shares = tuple(NodeShare(**share) for share in order["shares"])
     return Attempt(**{**order, "spec": JobSpec.model_validate(order["spec"]), "shares": shares})
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -34,10 +34,10 @@ from typing import Any
 from trainmaster.cluster.scontrol import Listed, nodes_listed
 from trainmaster.errors import BackendError, ClusterError, InputError
 from trainmaster.live.backends import slurm_parsing as parsing
-from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, NodeShare, Observation, Seen
+from trainmaster.live.backends.accepting import LOG_LIMIT, Accepting, Key, remove, umask
+from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, NodeShare, Observation
 from trainmaster.live.backends.slurm_attempt import Launched, Part
 from trainmaster.live.backends.slurm_commands import Slurm, Submission
-from trainmaster.live.backends.slurm_parsing import Key
 from trainmaster.live.node import folder as files
 from trainmaster.live.node import gang, lookalikes
 from trainmaster.live.node.plan import plan as plan_of
@@ -50,7 +50,6 @@ LISTEN_S = 0.2  # between two looks at what supervisors on other machines have t
 SAY_S = 5.0  # a start that takes longer is said in its observation
 FORCE_S = 10.0  # past a deadline: scancel, again and again
 LINGER_S = 3.0  # a Slurm job whose attempt has ended goes by itself; after so long it is cancelled
-LOG_LIMIT = 1 << 30
 MOST_FAILURES = 2  # of sbatch, for one Slurm job, while slurmctld answers
 TAIL = "import sys; sys.path.insert(0, sys.argv[1]); from trainmaster.live.node.gang import main; main(*sys.argv[2:])"
 ROOT = Path(__file__).parents[3]
@@ -59,21 +58,18 @@ NODES_FILE, SITE_FILE = "slurm-nodes.json", "slurm-site.json"
 log = logging.getLogger(__name__)
 
 
-class SlurmBackend:
+class SlurmBackend(Accepting[Launched]):
     name = "slurm"
+    cannot = "cannot be handed to Slurm"
     capabilities = Capabilities(pin_nodes=True)
 
     def __init__(self, state_dir: Path | str, log_limit: int = LOG_LIMIT, clock: Callable[[], float] = time.time) -> None:
         """`state_dir`: on a file system that the nodes share, under the same path; `log_limit`: bytes of a rank's log, 0 = no limit."""
-        self.state = os.path.abspath(state_dir)
+        super().__init__(state_dir, clock)
         self.slurm = Slurm(f"{self.state}/launch")
-        self._clock = clock
         self._user = getpass.getuser()
-        self._umask, self._log_limit = _umask(), log_limit
-        self._lock = threading.RLock()
+        self._umask, self._log_limit = umask(), log_limit
         self._work = threading.Condition(self._lock)
-        self._live: dict[Key, Launched] = {}
-        self._refused: dict[Key, Observation] = {}
         self._listed: dict[str, tuple[Listed, str]] = {}  # node here -> as Slurm lists it, GPU type (a node of two types is two here)
         self._inventory: dict[str, NodeSeen] = {}
         self._others: dict[str, float] = {}  # as computed at the last look
@@ -84,7 +80,6 @@ class SlurmBackend:
         self._trouble = ""
         self._nodes_s = -math.inf
         self._look_s = 0.0
-        self._wake: Callable[[], None] = lambda: None
         self._threads: list[threading.Thread] = []
         self._closing = False
 
@@ -102,9 +97,8 @@ class SlurmBackend:
             self._fifo = files.make_fifo(f"{self.state}/{files.WAKE}")
         except OSError as error:
             raise BackendError(f"{self.state}: the Slurm backend cannot keep its state there: {error}") from None
-        for name in os.listdir(f"{self.state}/{files.LIVE}"):
-            job, _, attempt = name.partition(".")
-            self._find((int(job), int(attempt)))
+        for key in self._accepted():
+            self._find(key)
         try:
             self._look_at_nodes()
         except BackendError as problem:
@@ -133,7 +127,7 @@ class SlurmBackend:
         folder = files.attempt_folder(self.state, *key)
         plan = files.read_json(f"{folder}/{files.PLAN}")
         if plan is None:
-            _remove(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}")
+            remove(self._mark(key))
             return
         live = self._remember(key, plan)
         for part in live.parts:
@@ -164,22 +158,6 @@ class SlurmBackend:
         with self._lock:
             return list(self._inventory.values())
 
-    def start(self, attempt: Attempt) -> None:
-        key = (attempt.job, attempt.attempt)
-        with self._work:
-            if key in self._live or key in self._refused:
-                return
-            try:
-                self._accept(attempt)
-            except InputError as error:
-                self._refused[key] = Observation(job=key[0], attempt=key[1], seen=Seen.REFUSED, ended_s=self._clock(), message=str(error))
-                self._wake()
-                return
-            except OSError as error:
-                self._undo(key)
-                raise BackendError(f"attempt {key[1]} of job {key[0]} cannot be handed to Slurm: {error}") from None
-            self._work.notify_all()
-
     def stop(self, job: int, attempt: int, *, grace_s: float, reason: str) -> None:
         with self._work:
             live = self._known((job, attempt))
@@ -204,29 +182,6 @@ class SlurmBackend:
             for live in self._live.values():
                 live.refresh()
             return [*(live.observation(self._message(live)) for live in self._live.values()), *self._refused.values()]
-
-    def forget(self, job: int, attempt: int) -> None:
-        key = (job, attempt)
-        with self._lock:
-            self._refused.pop(key, None)
-            live = self._known(key)
-            if live is None:
-                return
-            if live.end is None:
-                raise BackendError(f"attempt {attempt} of job {job} has not ended: it cannot be forgotten")
-            del self._live[key]
-            _remove(f"{self.state}/{files.LIVE}/{job}.{attempt}")
-            for name in os.listdir(live.folder):
-                if name in (files.STOP, files.PLAN, "script") or name.startswith(gang.SIGNAL):
-                    _remove(f"{live.folder}/{name}")
-            for name in (gang.NODES, gang.GANG):
-                shutil.rmtree(f"{live.folder}/{name}", ignore_errors=True)
-
-    def log_files(self, job: int, attempt: int) -> dict[str, Path]:
-        folder = Path(files.attempt_folder(self.state, job, attempt))
-        found = sorted(folder.glob("*.log"), key=lambda path: (len(path.name), path.name))
-        # of a job that named its output file, the supervisor's link to it: readers follow none
-        return {path.name.removesuffix(".log"): Path(os.path.realpath(path)) for path in found}
 
     def shell(self, job: int, attempt: int) -> Sequence[str]:
         with self._lock:
@@ -254,25 +209,14 @@ class SlurmBackend:
         key = (attempt.job, attempt.attempt)
         if attempt.user != self._user:
             raise InputError(f"this controller submits to Slurm as {self._user}: it runs no jobs of {attempt.user} (docs/slurm.md)")
-        earlier = files.attempts(self.state, attempt.job)
-        if attempt.attempt in earlier:
-            raise InputError(f"attempt {attempt.attempt} has already run here")
-        if earlier and earlier[-1] > attempt.attempt:
-            raise InputError(f"attempt {earlier[-1]} of this job has been accepted: attempt {attempt.attempt} is superseded")
-        for other in earlier:
-            if (live := self._known((attempt.job, other))) is not None and live.end is None:
-                raise InputError(f"attempt {other} of this job still runs")
+        self._check_number(attempt)
         places, submissions = self._submissions(attempt)
         whole_gpus = [range(int(share.gpus)) for share in attempt.shares]  # which ones, Slurm says on the node
         plan = plan_of(attempt, self.state, whole_gpus, port=0, cgroup=None, limits=[], umask=self._umask, log_limit=self._log_limit)
         plan |= {"places": places, "parts": [asdict(one) for one in submissions]}
-        folder = files.attempt_folder(self.state, *key)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(files.job_folder(self.state, attempt.job), 0o700)
-        os.mkdir(folder, 0o700)
+        folder = self._make_folder(key)
         for name in (gang.GANG, gang.NODES, *(f"{gang.NODES}/{node}" for node in range(len(places)))):
             os.mkdir(f"{folder}/{name}", 0o700)
-        files.write_bytes(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}", b"")
         if attempt.spec.script is not None:
             files.write_bytes(f"{folder}/script", attempt.spec.script.encode())
         files.write_json(f"{folder}/{files.PLAN}", plan)
@@ -329,10 +273,18 @@ class SlurmBackend:
                     held[one["name"]] += one["gpus"]
         return held
 
-    def _undo(self, key: Key) -> None:
-        _remove(f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}")
-        shutil.rmtree(files.attempt_folder(self.state, *key), ignore_errors=True)
-        self._live.pop(key, None)
+    def _begin(self, key: Key) -> None:
+        self._work.notify_all()
+
+    def _runs(self, key: Key) -> bool:
+        return (live := self._known(key)) is not None and live.end is None
+
+    def _tidy(self, key: Key, live: Launched) -> None:
+        for name in os.listdir(live.folder):
+            if name in (files.STOP, files.PLAN, "script") or name.startswith(gang.SIGNAL):
+                remove(f"{live.folder}/{name}")
+        for name in (gang.NODES, gang.GANG):
+            shutil.rmtree(f"{live.folder}/{name}", ignore_errors=True)
 
     # -- seeing ----------------------------------------------------------------------------------------------------------------------
 
@@ -385,7 +337,7 @@ class SlurmBackend:
     def _hear(self) -> None:
         news = os.listdir(f"{self.state}/{gang.NEWS}")
         for name in news:
-            _remove(f"{self.state}/{gang.NEWS}/{name}")  # first: what is written from now on leaves it anew
+            remove(f"{self.state}/{gang.NEWS}/{name}")  # first: what is written from now on leaves it anew
         with self._lock:
             for name in news:
                 job, _, attempt = name.partition(".")
@@ -630,14 +582,3 @@ class SlurmBackend:
         there = {str(row.name) for listed in nodes for row in listed.rows}
         for name in [name for name in self._inventory if name not in there]:
             del self._inventory[name]  # its controller keeps it as one that is down
-
-
-def _umask() -> int:
-    """Without changing it, which other threads would see."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        return next((int(line.split()[1], 8) for line in file if line.startswith("Umask:")), 0o022)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainmaster.live.backends.accepting import Key, of_end
 from trainmaster.live.backends.base import Observation, Seen
-from trainmaster.live.backends.said import said
 from trainmaster.live.backends.slurm_commands import Submission
-from trainmaster.live.backends.slurm_parsing import Key, Row
+from trainmaster.live.backends.slurm_parsing import Row
 from trainmaster.live.node import folder as files
 from trainmaster.live.node import gang
+from trainmaster.live.node.said import said
 
 CLAIMED: Mapping[str, Any] = {"pid": 0, "born": None}  # of a supervisor.json: none has come, and none shall
 LEASE_S = 12.0  # a node that has not moved for so long has ended what it ran (gang.CUT_OFF_S), or is gone
@@ -113,7 +114,7 @@ class Launched:
             return
         if at_ns != self.control_ns or self.ends:
             self.control_ns = at_ns if time.time_ns() - at_ns > TICK_NS else -1
-            self.said = said(control, 1)
+            self.said = said(control, [0])
         if not self.said.get("requeue"):
             elsewhere = (f"{gang.own_folder(self.folder, node)}/{files.CONTROL}/requeue" for node in self.begun if node)
             self.said["requeue"] = any(map(os.path.exists, elsewhere))
@@ -184,12 +185,7 @@ class Launched:
             seen = Seen.DRAINING if self.stopping else Seen.RUNNING if self.started_s is not None else Seen.STARTING
             return Observation(job=self.key[0], attempt=self.key[1], seen=seen, started_s=self.started_s, asked_to_stop=self.stopping,
                                message=message, **words)  # fmt: skip
-        seen = Seen.REFUSED if "refused" in end else Seen.LOST if "lost" in end else Seen.ENDED
-        return Observation(
-            job=self.key[0], attempt=self.key[1], seen=seen, started_s=self.started_s, ended_s=end["ended_s"],
-            exit_code=end.get("exit_code"), asked_to_stop=end["asked"] is not None, acknowledged=bool(end.get("acknowledged")),
-            message=str(end.get("refused") or end.get("lost") or end.get("message") or ""), **words,
-        )  # fmt: skip
+        return of_end(self.key, end, self.started_s, {**words, "acknowledged": bool(end.get("acknowledged"))})
 
 
 def whole(ends: Mapping[int, dict[str, Any]], in_a_gang: bool) -> dict[str, Any]:

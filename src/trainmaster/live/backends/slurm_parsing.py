@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 from trainmaster.cluster.seen import node_names
 from trainmaster.errors import BackendError
+from trainmaster.live.backends.accepting import Key
 
 FORMAT = "%i|%T|%N|%r|%j"  # a name may hold a bar: it comes last
 NAME = re.compile(r"tm-([0-9a-f]{8})-([0-9]{1,18})\.([0-9]{1,9})\.([0-9]{1,6})(?:-.*)?", re.DOTALL)
 # without an allocation; CONFIGURING has one
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
-
-Key = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,11 @@ def make_fifo(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
+def private(path: str, flags: int) -> int:
+    """For `open(..., opener=private)`: what it makes is its user's alone."""
+    return os.open(path, flags, 0o600)
+
+
 def write_bytes(path: str, text: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

@@ -21,22 +21,22 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainmaster.live.node import flag, linux, remains
 from trainmaster.live.node import folder as files
-from trainmaster.live.node import linux, remains
-from trainmaster.live.node.supervisor import GANG_GRACE_S, MARGIN, MARGIN_STEPS, REMAINS_S, Refused, Stopped, Supervisor
+from trainmaster.live.node.said import acknowledged, speakers
+from trainmaster.live.node.supervisor import GANG_GRACE_S, REMAINS_S, Refused, Stopped, Supervisor
 
 NODES, GANG, ALIVE, NEWS, SIGNAL = "nodes", "gang", "alive", "news", "signal."
 TICK_S = 0.2  # between two looks at the folders
 ALIVE_S = 1.0
 CUT_OFF_S = 8.0  # a node that cannot say for so long that it is alive ends what it runs: others take it for lost
-STOP_STEP, SAVE_STEP = 1, 4  # places in the flag
+PUBLISHED = {"stop-step": flag.STOP_STEP, "save-step": flag.SAVE_STEP}
 RELAY_S = 1.0  # what rank 0 publishes has reached the other nodes by then
 MOST_MARGIN = 100_000
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.003, 0.1  # between two looks for the other nodes
@@ -134,10 +134,10 @@ class GangSupervisor(Supervisor):
     def _set_up(self) -> None:
         super()._set_up()
         if self.ended or self.nodes == 1:
-            self._meet_rank_0(_free_port())
+            self._meet_rank_0(linux.free_port())
             files.write_json(f"{self.own}/{files.PLAN}", self.plan)  # for a shell that enters
             return
-        port = _free_port() if self.node == 0 else 0
+        port = linux.free_port() if self.node == 0 else 0
         about = {"port": port, "given": self.given, "slurm_job": os.environ.get("SLURM_JOB_ID")}
         files.write_json(f"{self.gang}/{self.node}.set-up", about)
         self._await([f"{node}.set-up" for node in range(self.nodes)])
@@ -259,23 +259,23 @@ class GangSupervisor(Supervisor):
         """
         if self.nodes == 1 or self.started_s is None:
             return
-        with open(f"{self.control}/flag", "r+b", buffering=0) as file:
-            flag = struct.unpack("<8q", file.read(64))
-            if self.node == 0:
-                for name, place in (("stop-step", STOP_STEP), ("save-step", SAVE_STEP)):
-                    if flag[place] > self.relayed.get(name, 0):
-                        self.relayed[name] = flag[place]
-                        files.write_json(f"{self.gang}/{name}", {"step": flag[place]})
-                rate = (files.read_json(f"{self.control}/progress", 1 << 16) or {}).get("rate")
-                if isinstance(rate, (int, float)) and 0 < rate < MOST_MARGIN:
-                    file.seek(8 * MARGIN)
-                    file.write(struct.pack("<q", MARGIN_STEPS + int(rate * RELAY_S) + 1))
-                return
-            for name, place in (("stop-step", STOP_STEP), ("save-step", SAVE_STEP)):
-                published = files.read_json(f"{self.gang}/{name}") or {}
-                if flag[place] < (step := int(published.get("step", 0))):
-                    file.seek(8 * place)
-                    file.write(struct.pack("<q", step))
+        try:
+            raised = flag.read(self.control)
+        except ValueError:  # the job's own doing
+            return
+        if self.node == 0:
+            for name, place in PUBLISHED.items():
+                if raised[place] > self.relayed.get(name, 0):
+                    self.relayed[name] = raised[place]
+                    files.write_json(f"{self.gang}/{name}", {"step": raised[place]})
+            rate = (files.read_json(f"{self.control}/progress", 1 << 16) or {}).get("rate")
+            if isinstance(rate, (int, float)) and 0 < rate < MOST_MARGIN:
+                flag.put(self.control, flag.MARGIN, flag.MARGIN_STEPS + int(rate * RELAY_S) + 1)
+            return
+        for name, place in PUBLISHED.items():
+            published = files.read_json(f"{self.gang}/{name}") or {}
+            if raised[place] < (step := int(published.get("step", 0))):
+                flag.put(self.control, place, step)
 
     def _who_hears(self) -> list[int]:
         """Tasks that srun has started here are found by their environment; of those elsewhere only the launcher is here."""
@@ -298,23 +298,15 @@ class GangSupervisor(Supervisor):
     # -- at the end ------------------------------------------------------------------------------------------------------------------
 
     def _account(self, outcome: dict[str, Any]) -> dict[str, Any]:
-        in_a_gang = [rank["rank"] for rank in self.plan["ranks"] if "RANK" in rank["env"]]
-        acks = [files.read_json(f"{self.control}/ack.{rank}", 1 << 16) for rank in in_a_gang or [0]]
+        by_all = acknowledged(self.control, speakers(self.plan["ranks"]))
         if self.nodes > 1:
             files.write_bytes(f"{self.gang}/{self.node}.over", b"")
-        return {**super()._account(outcome), "acknowledged": None not in acks, "follows": self.follows, "failed_s": self.failed_s}
+        return {**super()._account(outcome), "acknowledged": by_all, "follows": self.follows, "failed_s": self.failed_s}
 
     def _poke(self) -> None:
         with contextlib.suppress(OSError):
             os.close(os.open(f"{self.state}/{NEWS}/{self.job}.{self.attempt}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         super()._poke()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def main(state: str, job: str, attempt: str, part: str) -> None:

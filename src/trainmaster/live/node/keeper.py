@@ -15,9 +15,7 @@ import json
 import os
 import select
 import shutil
-import socket
 import stat
-import struct
 import subprocess
 import sys
 import threading
@@ -27,11 +25,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from trainmaster.live.backends.said import said
-from trainmaster.live.node import cgroups, lookalikes, remains
+from trainmaster.live.node import cgroups, flag, lookalikes, remains
 from trainmaster.live.node import folder as files
-from trainmaster.live.node.linux import birth
-from trainmaster.live.node.supervisor import GANG_GRACE_S, MARGIN, MARGIN_STEPS
+from trainmaster.live.node.linux import birth, free_port
+from trainmaster.live.node.said import said, speakers
+from trainmaster.live.node.supervisor import GANG_GRACE_S
 from trainmaster.live.node.tied import GO, READY, WAKE
 
 ROOT = Path(__file__).parents[3]
@@ -43,7 +41,6 @@ LOOK_S = 0.25  # between two looks at what the job says and writes, which nobody
 RELAY_LOOK_S = 0.01  # the same for a flag that is carried to other nodes
 RELAY_S = 0.5  # what rank 0 publishes has reached them by then
 MOST_MARGIN_STEPS = 100_000
-STOP_STEP, SAVE_STEP = 1, 4  # places in the flag, beside MARGIN
 CHUNK = 512 << 10  # of output in one answer
 SUPERVISOR_LOG = "supervisor.errors"
 
@@ -70,7 +67,7 @@ class Keeper:
         self._control_ns = -1
         self._supervisor: int | None = None  # pidfd
         self._child: subprocess.Popen[bytes] | None = None
-        self._relayed = {STOP_STEP: 0, SAVE_STEP: 0}
+        self._relayed = {flag.STOP_STEP: 0, flag.SAVE_STEP: 0}
         self._own_ends = True  # not because another node's did
         plan = files.read_json(f"{self.folder}/{files.PLAN}")
         if plan is not None:
@@ -81,11 +78,7 @@ class Keeper:
 
     def facts(self) -> dict[str, Any]:
         """What a plan for this node has to know."""
-        cgroup = cgroups.find()
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port: int = probe.getsockname()[1]
-        return {"state": self.state, "cgroup": cgroup, "port": port}
+        return {"state": self.state, "cgroup": cgroups.find(), "port": free_port()}
 
     def begin(self, plan: dict[str, Any], script: str | None, shared: tuple[str, str] | None) -> None:
         """Run it; a second time nothing. `shared`: a file that this node must see, and what stands in it."""
@@ -236,9 +229,7 @@ class Keeper:
             return
         self._control_ns = at_ns if time.time_ns() - at_ns > 20_000_000 else -1  # it may change again under the same time stamp
         assert self.plan is not None
-        words = said(self.control, None)
-        in_a_gang = [rank["rank"] for rank in self.plan["ranks"] if "RANK" in rank["env"]]
-        words["acknowledged"] = all(files.read_json(f"{self.control}/ack.{rank}", 1 << 16) is not None for rank in in_a_gang or [0])
+        words = said(self.control, speakers(self.plan["ranks"]))
         if words != self.said:
             urgent = any(words.get(name) != self.said.get(name) for name in ("checkpointed", "requeue", "acknowledged"))
             self.said = words
@@ -310,24 +301,22 @@ class Keeper:
     def _relay(self) -> None:
         """Carry what rank 0 has published; and have it publish so far ahead that no rank has passed it when it comes."""
         try:
-            with open(f"{self.control}/flag", "rb", buffering=0) as file:
-                flag = struct.unpack("<8q", file.read(64))
-        except (OSError, struct.error):
+            raised = flag.read(self.control)
+        except (OSError, ValueError):
             return
         rate = self.said.get("rate") or 0.0
-        margin = min(MARGIN_STEPS + int(rate * RELAY_S), MOST_MARGIN_STEPS)
-        if margin > flag[MARGIN]:
-            self._set_flag(MARGIN, margin)
-        fresh = {place: flag[place] for place in (STOP_STEP, SAVE_STEP) if flag[place] > self._relayed[place]}
+        margin = min(flag.MARGIN_STEPS + int(rate * RELAY_S), MOST_MARGIN_STEPS)
+        if margin > raised[flag.MARGIN]:
+            self._set_flag(flag.MARGIN, margin)
+        fresh = {place: raised[place] for place, before in self._relayed.items() if raised[place] > before}
         if fresh:
             self._relayed |= fresh
             for other in range(1, self.nodes):
                 self._tell(other, "publish", fresh)
 
     def _set_flag(self, place: int, value: int) -> None:
-        with contextlib.suppress(OSError), open(f"{self.control}/flag", "r+b", buffering=0) as file:
-            file.seek(8 * place)
-            file.write(struct.pack("<q", value))
+        with contextlib.suppress(OSError):
+            flag.put(self.control, place, value)
 
 
 def _refused(why: str) -> dict[str, Any]:

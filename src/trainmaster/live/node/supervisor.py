@@ -23,20 +23,17 @@ import os
 import select
 import signal
 import stat
-import struct
 import sys
 import time
 from typing import Any
 
-from trainmaster.live.node import cgroups, limits, linux, remains
+from trainmaster.live.node import cgroups, flag, limits, linux, remains
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.log_bound import Bound
 
 LOCK_WAIT_S = 5.0  # an older attempt's supervisor has said that it ended, and is about to go
 GANG_GRACE_S = 5.0  # between SIGTERM and SIGKILL for the other ranks when one has failed
 LAST_TERM_S = 5.0  # SIGTERM comes at least so long before SIGKILL, or a quarter of the grace
-MARGIN_STEPS = 2
-ASKED, MARGIN, HIGHEST = 0, 2, 3  # places in the flag
 REMAINS_S = 10.0
 LOGS_S = 2.0  # between looks at how large the logs are
 
@@ -141,9 +138,9 @@ class Supervisor:
 
     def _prepare(self) -> None:
         os.makedirs(self.control, mode=0o700, exist_ok=True)
-        flag = [0] * 8
-        flag[MARGIN], flag[HIGHEST] = MARGIN_STEPS, self.attempt
-        files.write_bytes(f"{self.control}/flag", struct.pack("<8q", *flag))
+        raised = [0] * 8
+        raised[flag.MARGIN], raised[flag.HIGHEST] = flag.MARGIN_STEPS, self.attempt
+        files.write_bytes(f"{self.control}/flag", flag.pack(raised))
         os.makedirs(self.plan["checkpoint_dir"], mode=0o700, exist_ok=True)
         self._raise_fence(self.plan["checkpoint_dir"])
         if self.plan["cgroup"] is not None:
@@ -376,7 +373,7 @@ class Supervisor:
         if first or reason == "superseded":
             with contextlib.suppress(OSError):  # on a full disk the flag alone has to do
                 files.write_json(f"{self.control}/stop", {"reason": reason, "deadline_s": time.time() + grace_s})
-            self._raise_flag(2 if reason == "superseded" else 1)
+            flag.put(self.control, flag.ASKED, 2 if reason == "superseded" else 1)
         self.due = [(kill_s, "kill")]
         last_term_s = kill_s - min(LAST_TERM_S, grace_s / 4)
         own = None if self._had_its_signal(reason) else self.plan["signal"]
@@ -400,10 +397,6 @@ class Supervisor:
     def _had_its_signal(self, reason: str) -> bool:
         """At its limit the controller has sent it, so long before; and who has asked to be requeued has acted on it."""
         return reason == "limit" or os.path.exists(f"{self.control}/requeue")
-
-    def _raise_flag(self, value: int) -> None:
-        with open(f"{self.control}/flag", "r+b", buffering=0) as file:
-            file.write(struct.pack("<q", value))  # in place: the ranks have this file mapped
 
     def _do(self, what: str) -> None:
         if what == "signal":

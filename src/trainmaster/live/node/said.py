@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainmaster.live.node import folder as files
@@ -12,13 +13,17 @@ CONTROL_BYTES = 64 << 10  # of one file that a job writes
 METRICS = 100
 
 
-def said(control: str, gang: int | None) -> dict[str, Any]:
-    """The job's own words, none of them taken on trust. A gang has stopped when all have said so; else its rank 0 speaks for it."""
+def speakers(ranks: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Of a plan's ranks, those that acknowledge a stop: all of a gang; else rank 0 speaks for it."""
+    return [rank["rank"] for rank in ranks if "RANK" in rank["env"]] or [0]
+
+
+def said(control: str, ranks: Sequence[int]) -> dict[str, Any]:
+    """The job's own words, none of them taken on trust. It has stopped when all these ranks have said so."""
     words: dict[str, Any] = {"checkpointed": os.path.exists(f"{control}/registered"), "requeue": os.path.exists(f"{control}/requeue")}
     progress = files.read_json(f"{control}/progress", CONTROL_BYTES) or {}
-    acks = [files.read_json(f"{control}/ack.{rank}", CONTROL_BYTES) for rank in range(gang or 1)]
-    words["acknowledged"] = None not in acks
-    for one in (progress, acks[0] or {}):
+    words["acknowledged"] = acknowledged(control, ranks)
+    for one in (progress, _ack(control, 0) or {}):
         for name in ("step", "saved_step"):
             if isinstance(value := one.get(name), int) and 0 <= value < 1 << 62:
                 words[name] = value
@@ -29,6 +34,14 @@ def said(control: str, gang: int | None) -> dict[str, Any]:
         numbers = {str(name)[:100]: _number(value) for name, value in list(metrics.items())[:METRICS]}
         words["metrics"] = {name: value for name, value in numbers.items() if value is not None}
     return words
+
+
+def acknowledged(control: str, ranks: Sequence[int]) -> bool:
+    return all(_ack(control, rank) is not None for rank in ranks)
+
+
+def _ack(control: str, rank: int) -> dict[str, Any] | None:
+    return files.read_json(f"{control}/ack.{rank}", CONTROL_BYTES)
 
 
 def _number(value: object) -> float | None:
