@@ -630,7 +630,8 @@ class Controller:
         """Others use GPUs that our jobs held when they came, and some of these may have gone since."""
         rows = zip(self.nodes, self.cluster.nodes, strict=True)
         crowded = {seen.name: row.gpus for seen, row in rows if row.gpus > without_others(seen)}
-        return bool(crowded) and any(self._gpus_held().get(name, 0.0) < gpus for name, gpus in crowded.items())
+        held = self._gpus_held() if crowded else {}
+        return any(held.get(name, 0.0) < gpus for name, gpus in crowded.items())
 
     def _gpus_held(self) -> dict[str, float]:
         """GPUs of each node that jobs have in fact, or that the engine has given them: the larger."""
