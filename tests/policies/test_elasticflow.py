@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedules import Schedule, cluster, job, schedule_of
+from trainmaster.cluster.yaml_file import cluster_from_yaml
 from trainmaster.engine.core import Setup
 from trainmaster.engine.loop import Simulation
 from trainmaster.policies.buddies import buddies
@@ -197,6 +198,25 @@ def test_a_soft_deadline_is_never_refused():
 
     assert done.finish_s("a") == 25
     assert math.isnan(done.finish_s("b"))
+
+
+SHRINKS = """
+nodes:
+  - {count: 2, gpus: 4, label: some}
+timeline:
+  - {at_s: 10, remove: {count: 1, label: some}}
+"""
+
+
+def test_a_plan_that_counts_on_nodes_that_are_gone_is_made_anew():
+    jobs = [job("wide", 0, 1, 300, deadline_s=50), job("narrow", 0, 1, 60, deadline_s=100)]  # needs 8 GPUs: it will be late
+    on = cluster_from_yaml(SHRINKS, "cluster.yaml")
+    simulation = Simulation(JobTable.of(jobs), on, ElasticFlow(), Setup(restart_cost_s=0, round_s=0))
+    done = schedule_of(simulation, simulation.run())
+
+    assert done.finish_s("narrow") <= 100
+    assert 10 + (300 - 80) / 4 <= done.finish_s("wide") <= 100
+    assert all(instant.gpus_overcommitted() == [] for instant in done.allocations)
 
 
 def test_an_elastic_job_is_never_below_its_minimum():

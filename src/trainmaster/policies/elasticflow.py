@@ -107,7 +107,8 @@ class ElasticFlow(Policy[Params]):
         alive = np.isin(memory["plan"][:, 0], jobs.seq) & (memory["plan"][:, 2] > view.now_s)
         memory["plan"] = memory["plan"][alive]
         met, plan = demand.plan(view, admitted, total)
-        kept = Promises.of(demand, memory["plan"], view.now_s).kept(admitted)
+        present = Promises.of(demand, memory["plan"], view.now_s)
+        kept = present.kept(admitted) if present.possible(total) else np.zeros(len(admitted), bool)
         if not self.params.keep_plan or met[kept].all():
             memory["plan"], kept = plan, met
         refused = list[int]()
@@ -249,6 +250,14 @@ class Promises:
     def plan(self) -> Floats:
         rows = [(float(self.demand.seq[job]), *piece) for job, mine in self.pieces.items() for piece in mine]
         return np.array(rows, np.float64).reshape(len(rows), 4)
+
+    def possible(self, total: int) -> bool:
+        """Whether it can go on with so many GPUs: not after nodes failed on which it counts."""
+        if any(gpus not in self.demand.curves[job] for job, mine in self.pieces.items() for _, _, gpus in mine):
+            return False
+        plan = self.plan
+        times_s, change = np.concatenate([plan[:, 1], plan[:, 2]]).round(6), np.concatenate([plan[:, 3], -plan[:, 3]])
+        return bool((np.cumsum(change[np.lexsort((change, times_s))]) <= total).all())
 
     def kept(self, jobs: Array, moved: bool = False) -> Array:
         """Which of these jobs end in time if the plan goes on; `moved`: if they lose their restart now."""
