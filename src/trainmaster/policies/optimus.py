@@ -8,8 +8,9 @@ Peng et al., "Optimus: An Efficient Dynamic Resource Scheduler for Deep Learning
     gain       (Q / f now - Q / f with one task more) / what the task takes                            [section 4.1]
 
 Everybody gets one GPU, by arrival; then the largest gain is served until none is positive. Fits are non-negative least squares
-(NNLS). Sizes that were measured count as they were. A job that has run on one size only is taken to scale linearly; one
-that has reported fewer than three losses is given `young_epochs` more epochs, and its gains count `young` of their worth.
+(NNLS). Sizes that were measured count as they were. A job that has run on one size only is taken to scale linearly, one that
+has not run yet to be as fast as the others are on average; one that has reported fewer than three losses is given
+`young_epochs` more epochs, and its gains count `young` of their worth.
 Placement (section 4.2): small jobs first; each is dealt out evenly over the fewest servers, the emptiest first, that hold it. Where
 even its minimum cannot be dealt out so, it takes what is left.
 
@@ -23,6 +24,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,7 +77,7 @@ class Optimus(Policy[Params]):
 
     def decide(self, view: View, memory: Memory) -> Decision:
         jobs, total = view.jobs, int(view.nodes.gpus[view.nodes.up].sum())
-        if not len(jobs):
+        if not len(jobs) or not total:
             return Decision()
         oracle = self.params.estimate == "oracle"
         left = oracle_left(view, total, self.params.whole_epochs) if oracle else self.fitted_left(view, memory, total)
@@ -86,12 +88,15 @@ class Optimus(Policy[Params]):
 
     def fitted_left(self, view: View, memory: Memory, total: int) -> list[Floats]:
         """Seconds left on 0, 1, … GPUs, by what each job has shown so far."""
-        left = []
         self.learn(view, memory)
-        for seq in view.jobs.seq.tolist():
-            epochs, known = epochs_left(tuple(memory["losses"].get(str(seq), ())), self.params.converged_fall, self.params.young_epochs)
-            epoch_s = unit_seconds(memory["speeds"].get(str(seq), {}), total) * memory["epoch_work"].get(str(seq), 1.0)
-            left.append(epoch_s * epochs * (1.0 if known else self.params.young))
+        epoch_s = {seq: unit_seconds(points, total) * memory["epoch_work"][seq] for seq, points in memory["speeds"].items()}
+        on_one_s = [float(seconds[1]) for seconds in epoch_s.values()]
+        usual_s = fmean(on_one_s) if on_one_s else 1.0  # of equals any number will do
+        new = unit_seconds({"1": usual_s}, total)
+        left = []
+        for seq in map(str, view.jobs.seq.tolist()):
+            epochs, known = epochs_left(tuple(memory["losses"].get(seq, ())), self.params.converged_fall, self.params.young_epochs)
+            left.append(epoch_s.get(seq, new) * epochs * (1.0 if known else self.params.young))
         return left
 
     def learn(self, view: View, memory: Memory) -> None:
@@ -228,10 +233,10 @@ def fit_speed(workers: Sequence[float], seconds: Sequence[float]) -> Floats:
 
 
 def unit_seconds(measured: dict[str, float], most: int) -> Floats:
-    """Seconds a unit of work on 0, 1, …, `most` GPUs: as measured, else as fitted; linear before anything is known."""
+    """Seconds a unit of work on 0, 1, …, `most` GPUs: as measured, else as fitted."""
     sizes = np.arange(most + 1, dtype=np.float64)
     points = {int(size): seconds for size, seconds in measured.items()}
-    t = fit_speed(list(points), list(points.values())) if points else np.array([1.0, 0.0, 0.0])
+    t = fit_speed(list(points), list(points.values()))
     with np.errstate(divide="ignore", invalid="ignore"):
         seconds = t[0] / sizes + t[1] + t[2] * sizes
     for size, measured_s in points.items():
