@@ -117,7 +117,7 @@ def grow_log(S: State, allocations: int, parts: int) -> None:
     for name, size in (("alloc_job", allocations), ("alloc_start_s", allocations), ("alloc_end_s", allocations),
                        ("alloc_offset", allocations + 1), ("part_node", parts), ("part_milli", parts), ("part_slot", parts),
                        ("part_next", parts), ("part_cpu_milli", parts), ("part_memory_mib", parts)):  # fmt: skip
-        longer = np.zeros(size, ARRAYS[name][0])
+        longer = np.empty(size, ARRAYS[name][0])
         longer[: len(S.arrays[name])] = S.arrays[name]
         S.replace(name, longer)
 

@@ -368,8 +368,9 @@ class Engine:
 
         now_s = float(clock["now_s"])
         def types_held() -> np.ndarray:
-            first = S.part_node[S.alloc_offset[state["allocation"]]]
-            return np.where(state["running"] == 1, self.type_of_node[first], -1)
+            held, holds = np.full(len(rows), -1, self.type_of_node.dtype), state["running"] == 1
+            held[holds] = self.type_of_node[S.part_node[S.alloc_offset[state["allocation"][holds]]]]
+            return held
 
         return View(
             now_s=now_s,

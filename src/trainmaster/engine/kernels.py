@@ -148,19 +148,16 @@ def pop_head(S, klass):
     heap = S.waiting[k.offset : k.offset + k.size]
     top, last = heap[0], heap[k.size - 1]
     k.size -= 1
-    n, i = k.size, 0
-    while True:
-        child = 2 * i + 1
-        if child >= n:
-            break
+    n, hole, child = k.size, 0, 1
+    while child < n:  # the smaller children move up all the way: what was last nearly always belongs at the bottom
         if child + 1 < n and less(keys, heap[child + 1], heap[child]):
             child += 1
-        if not less(keys, heap[child], last):
-            break
-        heap[i] = heap[child]
-        i = child
-    if n > 0:
-        heap[i] = last
+        heap[hole] = heap[child]
+        hole, child = child, 2 * child + 1
+    while hole > 0 and less(keys, last, heap[(hole - 1) // 2]):
+        heap[hole] = heap[(hole - 1) // 2]
+        hole = (hole - 1) // 2
+    heap[hole] = last
     return top
 
 
@@ -168,29 +165,29 @@ def pop_head(S, klass):
 
 
 @kernel
-def later(S, a, b):
-    return S.heap_s[a] > S.heap_s[b] or (S.heap_s[a] == S.heap_s[b] and S.heap_row[a] > S.heap_row[b])
+def is_due_before(time_s, row, S, i):
+    return time_s < S.heap_s[i] or (time_s == S.heap_s[i] and row < S.heap_row[i])
 
 
 @kernel
-def swap_due(S, a, b):
-    S.heap_s[a], S.heap_s[b] = S.heap_s[b], S.heap_s[a]
-    S.heap_row[a], S.heap_row[b] = S.heap_row[b], S.heap_row[a]
+def rise_due(S, time_s, row, hole, top):
+    """Put what is due into the heap, at the hole or between it and `top`."""
+    while hole > top and is_due_before(time_s, row, S, (hole - 1) // 2):
+        S.heap_s[hole], S.heap_row[hole] = S.heap_s[(hole - 1) // 2], S.heap_row[(hole - 1) // 2]
+        hole = (hole - 1) // 2
+    S.heap_s[hole], S.heap_row[hole] = time_s, row
 
 
 @kernel
-def sink_due(S, i):
-    n = S.heap
-    while True:
-        child = 2 * i + 1
-        if child >= n:
-            return
-        if child + 1 < n and later(S, child, child + 1):
+def sink_due(S, hole):
+    """Order the heap below the hole and what stands there."""
+    time_s, row, top, child = S.heap_s[hole], S.heap_row[hole], hole, 2 * hole + 1
+    while child < S.heap:  # the earlier children move up all the way: what is moved down was nearly always last
+        if child + 1 < S.heap and is_due_before(S.heap_s[child + 1], S.heap_row[child + 1], S, child):
             child += 1
-        if not later(S, i, child):
-            return
-        swap_due(S, i, child)
-        i = child
+        S.heap_s[hole], S.heap_row[hole] = S.heap_s[child], S.heap_row[child]
+        hole, child = child, 2 * child + 1
+    rise_due(S, time_s, row, hole, top)
 
 
 @kernel
@@ -211,19 +208,14 @@ def push_due(S, row):
         c.heap = n
         for i in range(n // 2, -1, -1):
             sink_due(S, np.int64(i))
-    i = c.heap
     c.heap += 1
-    S.heap_s[i], S.heap_row[i] = S.jobs[row].due_s, row
-    while i > 0 and later(S, (i - 1) // 2, i):
-        swap_due(S, i, (i - 1) // 2)
-        i = (i - 1) // 2
+    rise_due(S, S.jobs[row].due_s, row, c.heap - 1, ZERO)
 
 
 @kernel
 def pop_due(S):
-    c = S
-    c.heap -= 1
-    swap_due(S, ZERO, c.heap)
+    S.heap -= 1
+    S.heap_s[0], S.heap_row[0] = S.heap_s[S.heap], S.heap_row[S.heap]
     sink_due(S, ZERO)
 
 
@@ -252,14 +244,18 @@ def count_node(S, node, by):
 def move_free(S, node, milli):
     """Change how much of a node's unshared GPUs is free. Below zero is a bug: the caller has looked."""
     n = S.nodes[node]
-    if n.up:
-        count_node(S, node, NOWHERE)
+    before = n.free_milli // 1000
     n.free_milli += milli
     if n.free_milli < 0:
         S.broken = node
         n.free_milli = 0
-    if n.up:
-        count_node(S, node, ONE)
+    after = n.free_milli // 1000
+    if n.up and before != after:
+        bit, buckets, sizes = np.uint64(1) << np.uint64(node & 63), S.buckets[n.pool], S.bucket_size[n.pool]
+        buckets[before, node >> 6] ^= bit
+        buckets[after, node >> 6] ^= bit
+        sizes[before] -= 1
+        sizes[after] += 1
 
 
 @kernel
