@@ -46,7 +46,7 @@ def test_a_partition_of_its_own_nodes_goes_on():
     nodes = (Node(gpus=4, queues=("x",)), Node(gpus=4, queues=("y",)))
     jobs = [limited("a", 0, 3, 600, queue="x"), limited("b", 1, 2, 60, queue="x"), limited("c", 2, 1, 60, queue="y")]
 
-    run = simulate(jobs, of(*nodes), Slurm(SchedulerType="sched/builtin"))
+    run = simulate(jobs, of(*nodes), Slurm(SchedulerType="sched/builtin", batch_sched_delay=0))
 
     assert run.held("c") == [(2, 62)]
 
@@ -54,7 +54,7 @@ def test_a_partition_of_its_own_nodes_goes_on():
 def test_no_more_than_default_queue_depth_jobs_are_tried():
     jobs = [limited("a", 0, 2, 600), *[limited(f"b{i}", 1, 1, 60, queue="x") for i in range(4)]]
 
-    run = simulate(jobs, "1x4", Slurm(SchedulerType="sched/builtin", default_queue_depth=1))
+    run = simulate(jobs, "1x4", Slurm(SchedulerType="sched/builtin", default_queue_depth=1, batch_sched_delay=0))
 
     assert [run.held(f"b{i}")[0][0] for i in range(4)] == [1, 61, 121, 181]  # one at a time: each end tries one job
 
@@ -301,8 +301,8 @@ def test_who_starts_in_a_cycle_is_done_before_the_plans_of_those_ahead_begin(dat
 
     def cycle(jobs: int):
         return backfill(100.0, 1e6, 1.0, 1e-9, 100, free.copy(), np.ones(4, bool), np.ones((jobs, 4), bool),
-                        np.array(parts, np.int64).reshape(-1, 5).T.copy(), np.array(ends_s), each[:jobs], count[:jobs],
-                        count[:jobs] * each[:jobs, 0], limit_s[:jobs])  # fmt: skip
+                        np.array(parts, np.int64).reshape(-1, 5).T.copy(), np.array(ends_s), np.arange(len(ends_s)), each[:jobs],
+                        count[:jobs], count[:jobs] * each[:jobs, 0], limit_s[:jobs], len(ends_s) + np.arange(jobs))  # fmt: skip
 
     planned_s = np.full(len(waits), np.inf)
     for jobs in range(1, len(waits) + 1):  # who comes later in the order changes nothing for those ahead
