@@ -103,6 +103,7 @@ class Params:
 
 @policy(name="slurm", paper="Jette et al., JSSPP 2003; slurm.conf(5) 22.05", params=Params)
 class Slurm(Policy[Params]):
+    memory_version = 2
     preemptive = False
     own_estimates = ("limit",)  # where a job names none, its partition's counts
 

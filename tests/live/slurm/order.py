@@ -23,11 +23,10 @@ import numpy as np
 
 from live.scripts import script
 from schedules import simulate
-from trainmaster.api.entrants import read_slurm_conf
+from trainmaster.engine.policy_files import READERS
 from trainmaster.policies.registry import make_policy
 from trainmaster.policies.slurm import Slurm
 from trainmaster.policies.slurm_clock import Clock, EvenClock
-from trainmaster.policies.slurm_conf import SlurmConf
 from trainmaster.workload.jobs import Job
 
 NODES, GPUS, RUNS = 4, 8, 3
@@ -193,7 +192,7 @@ def twin(jobs: Sequence[Sleep], real: Real, conf: Path, clock: Any) -> list[Ran]
             limit_s=job.limit_min * MINUTE_S, queue=job.partition, max_nodes=job.nodes)
         for number, (job, one) in enumerate(zip(jobs, real.ran, strict=True))
     ]  # fmt: skip
-    policy, _ = make_policy(Slurm, {"conf": str(conf)}, "slurm", {SlurmConf: read_slurm_conf})
+    policy, _ = make_policy(Slurm, {"conf": str(conf)}, "slurm", READERS)
     policy.clock = clock(policy.clock, real, zero_s)
     run = simulate(rows, f"{NODES}x{GPUS}", policy)
     return [Ran(one.submit_s, *(time + zero_s for time in run.held(row.id)[0])) for row, one in zip(rows, real.ran, strict=True)]
