@@ -8,7 +8,13 @@ from trainmaster.engine.policy_files import READERS
 from trainmaster.errors import ParamError
 from trainmaster.live.policies import chosen, parameters
 
-CONF = "PriorityType=priority/multifactor\nPriorityWeightAge=1000\nSchedulerParameters=bf_interval=60,defer\nEpilog=/etc/slurm/epilog\n"
+CONF = """
+ClusterName=c
+PriorityType=priority/multifactor
+PriorityWeightAge=1000
+SchedulerParameters=bf_interval=60,defer
+Epilog=/etc/slurm/epilog
+"""
 
 
 def test_the_controller_takes_its_weights_from_the_sites_slurm_conf(tmp_path):
@@ -17,6 +23,7 @@ def test_the_controller_takes_its_weights_from_the_sites_slurm_conf(tmp_path):
     policy, _ = chosen("slurm", [f"slurm.conf={tmp_path}/slurm.conf", "bf_interval=30"], READERS)
 
     assert (policy.params.PriorityWeightAge, policy.params.bf_interval, policy.params.defer) == (1000, 30, True)
+    assert policy.params.Epilog == "/etc/slurm/epilog"
     said = json.loads(json.dumps(parameters(policy)))["conf"]
     assert said["path"] == f"{tmp_path}/slurm.conf" and said["ignored"] == 1
 

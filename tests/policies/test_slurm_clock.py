@@ -26,26 +26,19 @@ def test_submissions_are_looked_at_no_more_often_than_batch_sched_delay():
     assert [run.held(id)[0][0] for id in "abc"] == [0, 3, 6]
 
 
-def test_a_job_that_ends_is_followed_at_once():
+@pytest.mark.parametrize(("settings", "start_s"), [({}, 11), ({"Epilog": "/bin/true"}, 10.5), ({"Epilog": "/bin/true", "defer": True}, 11)])
+def test_a_job_that_ends_is_followed_at_a_tick_or_where_nodes_run_an_epilog_at_once(settings, start_s):
     jobs = [limited("a", 0, 4, 10.5), limited("b", 1, 4, 10)]
 
-    run = simulate(jobs, "1x4", Slurm(**MAIN))
+    run = simulate(jobs, "1x4", Slurm(**MAIN, **settings))
 
-    assert run.held("b") == [(10.5, 20.5)]
-
-
-def test_with_defer_it_is_followed_at_the_next_tick():
-    jobs = [limited("a", 0, 4, 10.5), limited("b", 1, 4, 10)]
-
-    run = simulate(jobs, "1x4", Slurm(**MAIN, defer=True))
-
-    assert run.held("b") == [(11, 21)]
+    assert run.held("b") == [(start_s, start_s + 10)]
 
 
 def test_two_looks_are_sched_min_interval_apart():
     jobs = [limited("a1", 0, 2, 10.5), limited("a2", 0, 2, 10.75), limited("b1", 1, 2, 10), limited("b2", 1, 2, 10)]
 
-    run = simulate(jobs, "1x4", Slurm(**MAIN, sched_min_interval=400_000))
+    run = simulate(jobs, "1x4", Slurm(**MAIN, Epilog="/bin/true", sched_min_interval=400_000))
 
     assert run.held("b1") == [(10.5, 20.5)]
     assert run.held("b2")[0][0] == pytest.approx(10.9)

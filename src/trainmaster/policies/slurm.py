@@ -69,8 +69,9 @@ class Params:
     bf_window: float = 1440  # minutes
     bf_max_job_test: int = 500
     bf_resolution: float = 60  # seconds
-    batch_sched_delay: float = 3  # seconds, at least, from one look at new submissions to the next
-    defer: bool = False  # jobs that end are looked at with the submissions, not at once
+    batch_sched_delay: float = 3  # seconds, at least, from one look of the main scheduler at a tick to the next
+    Epilog: str = ""  # a program that nodes run after a job: with one, a job that ends calls the main scheduler at once
+    defer: bool = False  # it does not, all the same
     sched_min_interval: float = 2  # microseconds, at least, from any look of the main scheduler to the next
     tick_s: float = 1.0  # slurmctld asks itself whether something has come once in so long (Slurm's constant)
     second_s: float = 1.0  # in plans all times are whole ones (Slurm's constant)
@@ -118,7 +119,7 @@ class Slurm(Policy[Params]):
         self.moves = self.multifactor and (p.PriorityWeightAge != 0 or self.counts_usage)  # priorities change while jobs wait
         backfills = p.SchedulerType == "sched/backfill" and p.bf_interval > 0
         self.clock: Clock = EvenClock(
-            tick_s=p.tick_s, delay_s=p.batch_sched_delay, apart_s=p.sched_min_interval * 1e-6, defer=p.defer,
+            tick_s=p.tick_s, delay_s=p.batch_sched_delay, apart_s=p.sched_min_interval * 1e-6, at_once=bool(p.Epilog) and not p.defer,
             interval_s=p.bf_interval if backfills else np.inf,
         )  # fmt: skip
 

@@ -2,8 +2,9 @@
 
 slurm.conf(5), release 22.05: SchedulerParameters. What is in hand is in a policy's memory, so that it is saved with it.
 
-    main       a job that ends calls it at once (its node's epilog message does), unless `defer`; submissions are seen at a tick of one
-               second (the ten naps of a tenth in slurmctld's background loop), batch_sched_delay after the look before at the earliest
+    main       what has come and ended is seen at a tick of one second (the ten naps of a tenth in slurmctld's background loop),
+               batch_sched_delay after the look before at the earliest. Where an Epilog is set, the node's message that it is over calls it
+               at once, unless `defer`: without one, a node has nothing left to tell once it is asked to clear up after the job
     backfill   sleeps bf_interval after each cycle. While somebody waits a cycle gives work to the next, as it plans nodes; with nobody in
                the queue and no news it asks again every tick
 """
@@ -51,13 +52,13 @@ class EvenClock:
     tick_s: float
     delay_s: float  # batch_sched_delay
     apart_s: float  # sched_min_interval
-    defer: bool
+    at_once: bool  # a job that ends calls the main scheduler
     interval_s: float  # bf_interval; inf = no backfill
     from_s: float = 0.0  # a tick
 
     def look_s(self, memory: dict[str, Any], now_s: float, ended: bool) -> float:
         free_s = memory["looked_s"] + self.apart_s
-        if ended and not self.defer:
+        if ended and self.at_once:
             memory["called_s"] = max(now_s, free_s)
         return min(memory["called_s"], self._tick_s(max(now_s, free_s, memory["ticked_s"] + self.delay_s)))
 

@@ -31,7 +31,7 @@ NUMBERS = {name.lower(): name for name in (
 )}  # fmt: skip
 TIMES = {name.lower(): name for name in ("PriorityMaxAge", "PriorityDecayHalfLife")}
 LISTS = {name.lower(): name for name in ("PriorityWeightTRES", "PriorityFlags")}  # of which FLAGS and TRES are known
-WORDS = {name.lower(): name for name in ("PriorityType", "SchedulerType")}
+WORDS = {name.lower(): name for name in ("PriorityType", "SchedulerType", "Epilog")}
 SCHEDULER = (
     "bf_interval", "bf_window", "bf_max_job_test", "bf_resolution", "default_queue_depth", "batch_sched_delay", "sched_min_interval",
 )  # fmt: skip
