@@ -55,6 +55,7 @@ class EvenClock:
     at_once: bool  # a job that ends calls the main scheduler
     interval_s: float  # bf_interval; inf = no backfill
     from_s: float = 0.0  # a tick
+    cycles_from_s: float = -np.inf  # a cycle that comes before all others; -inf = the first is at a tick
 
     def look_s(self, memory: dict[str, Any], now_s: float, ended: bool) -> float:
         free_s = memory["looked_s"] + self.apart_s
@@ -70,7 +71,7 @@ class EvenClock:
     def cycle_s(self, memory: dict[str, Any], now_s: float) -> float:
         if self.interval_s == np.inf:
             return np.inf
-        due_s = float(memory["cycle_s"] + self.interval_s)
+        due_s = float(memory["cycle_s"] + self.interval_s) if memory["cycle_s"] > -np.inf else self.cycles_from_s
         if not self.come(now_s, due_s):
             if memory["queued"]:
                 due_s += upwards(now_s - due_s, self.interval_s)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +179,12 @@ def recorded(even: EvenClock, real: Real, zero_s: float) -> Clock:
 
 def measured(even: EvenClock, real: Real, zero_s: float) -> Clock:
     """The mean tick, which is ten naps of a tenth of a second and what they take longer, and the usual time from cycle to cycle."""
-    looks_s = real.looks_s
-    tick_s = (looks_s[-1] - looks_s[0]) / sum(round(after - before) for before, after in pairwise(looks_s))
-    return replace(even, tick_s=tick_s, interval_s=float(np.median(np.diff(real.cycles_s))), from_s=(looks_s[0] - zero_s) % tick_s)
+    gaps_s = np.diff(real.looks_s)
+    ticks = np.rint(gaps_s)
+    whole = (ticks > 0) & (abs(gaps_s - ticks) < 0.05)  # not those between two ticks, at a job's end
+    tick_s = float(gaps_s[whole].sum() / ticks[whole].sum())
+    interval_s = float(np.median(np.diff(real.cycles_s)))
+    return replace(even, tick_s=tick_s, interval_s=interval_s, from_s=real.looks_s[0] - zero_s, cycles_from_s=real.cycles_s[0] - zero_s)
 
 
 def twin(jobs: Sequence[Sleep], real: Real, conf: Path, clock: Any) -> list[Ran]:
