@@ -4,9 +4,9 @@ Jette, Yoo and Grondona, "SLURM: Simple Linux Utility for Resource Management", 
 slurm.conf(5), sched/backfill and select/cons_tres of release 22.05.
 
     order      PriorityTier of the partition, priority (`slurm_priority.py`), submission
-    main       whenever a job comes or ends: in order, as deep as default_queue_depth; a job that finds no room shuts its partition, and
-               that partition's nodes for everybody, until the next time
-    backfill   every bf_interval seconds, if anything has happened since: the first bf_max_job_test jobs in order; each starts now if its
+    main       when slurmctld looks at what has come and ended (`slurm_clock.py`): in order, as deep as default_queue_depth; a job that
+               finds no room shuts its partition, and that partition's nodes for everybody, until the next time
+    backfill   by its own clock, every bf_interval seconds: the first bf_max_job_test jobs in order; each starts now if its
                nodes are taken by no plan before its limit is over, or its nodes are reserved, whole, from the time at which it
                could start by the limits of those that run; nothing is planned more than bf_window minutes ahead
 
@@ -16,8 +16,8 @@ partitions. A job without a limit has DefaultTime, then MaxTime, then a year.
 A gang takes the fewest nodes that can hold it, as many GPUs on each, as with --nodes and --gres: the last fewer, if it does not divide;
 if the nodes differ so that this cannot be, GPUs wherever they are. CPUs count where nodes declare them; where jobs name none, the size of
 a job in CPUs, and its usage, are its GPUs.
-Not here: what a fork of the main scheduler's clock would add (batch_sched_delay: starts come at the event, not up to 3 s after it),
-reservations, licences, features, job arrays' own limits, association and QOS limits, heterogeneous jobs, the association factor.
+Not here: the time that a cycle itself takes, nodes that take nobody while a job on them clears up, reservations, licences, features, job
+arrays' own limits, association and QOS limits, heterogeneous jobs, the association factor.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What a node has and a job needs are three whole numbers each: thousandths of GPUs, thousandths of CPUs, MiB. A job runs on `count` nodes
 with at least `each` free on every one (count 0: on the `gang` GPUs it finds, wherever they are). `parts[:, p]` is what a holder has on
-one node: (holder, node, and the three); holders are in the order of their ends.
+one node: (holder, node, and the three), in the order of holders.
 
 A plan is a row of spaces linked by time, as bf_window, bf_resolution and the tests of sched/backfill define them: from begin_s to end_s
 of a space, the nodes that no planned job has taken, each node whole. Spaces are linked by `following`, -1 ends.
