@@ -52,7 +52,7 @@ def test_a_seed_always_gives_the_same_workload():
 
 @pytest.mark.slow
 def test_the_twin_differs_from_slurm_little_more_than_slurm_from_itself(tmp_path: Path) -> None:
-    """Some three minutes a seed. With the clock of the run it is the same schedule, whatever Slurm's own spread is."""
+    """Some three minutes a seed. With the clock of the run it is nearly the same schedule, whatever Slurm's own spread is."""
     if reason := why_not():
         pytest.skip(reason)
     told = [compared(seed, ran_side_by_side(seed, tmp_path), tmp_path / "slurm.conf") for seed in SEEDS]
