@@ -40,7 +40,8 @@ TIMES_OF_POLICIES = {
     "pollux": {"interval_s": 60.0},
     "sia": {"interval_s": 60.0},
     "afs-p": {"quantum_s": 60.0},
-    "slurm": {"bf_interval": 10.0, "bf_window": 100.0, "bf_resolution": 5.0, "PriorityCalcPeriod": 1.0, "group_s": 5.0},
+    "slurm": {"bf_interval": 10.0, "bf_window": 100.0, "bf_resolution": 5.0, "PriorityCalcPeriod": 1.0, "group_s": 5.0, "tick_s": 1.0,
+              "second_s": 1.0, "batch_sched_delay": 3.0, "sched_min_interval": 2.0},
 }
 TIMES_OF_GAVEL = {"lease_s": 20.0, "stay_s": 30.0, "solve_every_s": 60.0}
 TIMES_OF_POLICIES |= {name: TIMES_OF_GAVEL for name, cls in policies().items() if issubclass(cls, Gavel)}

@@ -133,6 +133,7 @@ def test_a_sites_slurm_conf_sets_the_parameters_that_it_names():
     assert (p.PriorityWeightAge, p.PriorityWeightFairshare, p.PriorityMaxAge, p.PriorityFavorSmall) == (1000, 10_000, "1-0", True)
     assert (p.PriorityWeightTRES, p.PriorityFlags) == (("CPU=1000", "GRES/gpu=3000"), ("NO_FAIR_TREE",))
     assert (p.bf_window, p.default_queue_depth, p.bf_interval) == (2880, 500, 30)  # what is set by name wins over the file
+    assert (p.defer, p.batch_sched_delay) == (True, 3)
     assert policy.partitions["gpu"].tier == 2 and policy.partitions["gpu"].job_factor == 10
     assert (policy.partitions["gpu"].default_s, policy.partitions["gpu"].most_s) == (3600, 2 * 86_400)
     assert policy.partitions["debug"].most_s == 1800
@@ -141,8 +142,8 @@ def test_a_sites_slurm_conf_sets_the_parameters_that_it_names():
 def test_what_says_nothing_here_is_counted():
     ignored = read(CONF).ignored
 
-    assert {"ClusterName", "SlurmctldHost", "SchedulerParameters bf_continue", "SchedulerParameters defer", "PriorityFlags MAX_TRES",
-            "PriorityWeightTRES License/x", "PartitionName Nodes"} <= set(ignored)  # fmt: skip
+    assert {"ClusterName", "SlurmctldHost", "SchedulerParameters bf_continue", "PriorityFlags MAX_TRES", "PriorityWeightTRES License/x",
+            "PartitionName Nodes"} <= set(ignored)  # fmt: skip
     assert ignored["PartitionName Nodes"] == 2
 
 

@@ -6,25 +6,18 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import io
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from trainmaster.api.request import Contestant
+from trainmaster.engine.policy_files import READERS
 from trainmaster.errors import ParamError
-from trainmaster.policies.base import EngineRules, ParamsFile, Policy, Samples
+from trainmaster.policies.base import EngineRules, Policy
 from trainmaster.policies.registry import find_policy, make_policy
-from trainmaster.policies.slurm_conf import MOST_BYTES, SlurmConf, parse_conf
 from trainmaster.workload.jobs import JobTable
-from trainmaster.workload.traces.source import Source
-
-SAMPLES_COLUMN = "duration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +70,8 @@ def default_contestants(jobs: JobTable) -> list[Contestant]:
     return [(None, word) for word in words]
 
 
-def described(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters for JSON: a file of samples is its path and SHA-256, not its figures."""
-    return {name: _described(value) for name, value in params.items()}
-
-
-def _described(value: Any) -> Any:
-    if isinstance(value, Samples):
-        return {"path": value.path, "sha256": value.sha256, "values": len(value.values)}
-    if isinstance(value, ParamsFile):
-        return {"path": value.path, "sha256": value.sha256, "ignored": sum(value.ignored.values())}
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
 def _named(label: str, word: str, settings: tuple[tuple[str, str], ...]) -> Entrant:
-    policy, preset = make_policy(find_policy(word), dict(settings), label, readers={Samples: read_samples, SlurmConf: read_slurm_conf})
+    policy, preset = make_policy(find_policy(word), dict(settings), label, READERS)
     return Entrant(label, policy, preset.rules if "preset" in dict(settings) else None, (word, settings))
 
 
@@ -105,24 +85,3 @@ def _setting(text: str, labels: Sequence[str]) -> tuple[str, str, str]:
         hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(labels)}"
         raise ParamError(f'--set {target}: no policy here is labelled "{label}"; {hint}')
     return label, param, value
-
-
-def read_samples(path: str, where: str) -> Samples:
-    """A CSV with a column `duration` of numbers that are not negative; `where` is the flag, for the message."""
-    data = _bytes(path, where)
-    rows = Source(path, io.BytesIO(data)).csv((SAMPLES_COLUMN,))
-    values = tuple(rows.floats(SAMPLES_COLUMN, at_least=0).tolist())
-    assert values and all(map(math.isfinite, values))  # the reader refuses the rest
-    return Samples(values=values, path=path, sha256=hashlib.sha256(data).hexdigest())
-
-
-def read_slurm_conf(path: str, where: str) -> SlurmConf:
-    return parse_conf(_bytes(path, where, MOST_BYTES + 1), path, where)
-
-
-def _bytes(path: str, where: str, most: int = -1) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(most)
-    except OSError as error:
-        raise ParamError(f"{where}: {path}: {(error.strerror or str(error)).lower()}") from None

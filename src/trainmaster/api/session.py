@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from trainmaster.api.entrants import Entrant, default_contestants, described, entrants_of
+from trainmaster.api.entrants import Entrant, default_contestants, entrants_of
 from trainmaster.api.request import Request
 from trainmaster.api.workload import Source, Workload, source_of
 from trainmaster.engine.core import Setup
 from trainmaster.engine.loop import simulate_policy
+from trainmaster.engine.policy_files import described
 from trainmaster.engine.result import UNSCHEDULABLE, RunResult
 from trainmaster.errors import InputError, InvariantBroken, ParamError, TrainmasterError
 from trainmaster.metrics.seeds import FIGURES

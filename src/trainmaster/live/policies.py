@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from trainmaster.engine.policy_files import described
 from trainmaster.errors import ParamError
 from trainmaster.policies.base import EngineRules, Policy
-from trainmaster.policies.registry import find_policy, make_policy
+from trainmaster.policies.registry import Readers, find_policy, make_policy
 
 ESTIMATES = ("user", "predicted", "limit")  # columns of live/table.py
 
 
-def chosen(name: str, settings: Sequence[str]) -> tuple[Policy[Any], EngineRules]:
-    """A policy, and what its preset asks of the engine. `settings`: PARAM=VALUE, or POLICY.PARAM=VALUE. Raises ParamError."""
+def chosen(name: str, settings: Sequence[str], readers: Readers | None = None) -> tuple[Policy[Any], EngineRules]:
+    """A policy, and what its preset asks of the engine. `settings`: PARAM=VALUE, or POLICY.PARAM=VALUE. Raises ParamError.
+
+    `readers` open what is a file, for who started the controller; a request, which comes from anywhere, has none.
+    """
     values: dict[str, str] = {}
     for setting in settings:
         left, sign, value = setting.partition("=")
@@ -22,7 +26,7 @@ def chosen(name: str, settings: Sequence[str]) -> tuple[Policy[Any], EngineRules
             raise ParamError(f"--set {setting}: write PARAM=VALUE")
         values[left.removeprefix(f"{name}.")] = value
     cls = find_policy(name)
-    policy, preset = make_policy(cls, values, name)
+    policy, preset = make_policy(cls, values, name, readers)
     if policy.cheats():
         if not any(field.name == "estimate" for field in fields(cls.params_type)):
             raise ParamError(f"--policy {name}: it needs the true run times, which no live cluster knows")
@@ -31,4 +35,4 @@ def chosen(name: str, settings: Sequence[str]) -> tuple[Policy[Any], EngineRules
 
 
 def parameters(policy: Policy[Any]) -> dict[str, Any]:
-    return {field.name: getattr(policy.params, field.name) for field in fields(policy.params)}
+    return described({field.name: getattr(policy.params, field.name) for field in fields(policy.params)})

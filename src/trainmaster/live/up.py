@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 from trainmaster.engine.core import Setup
 from trainmaster.engine.late import compile_all
+from trainmaster.engine.policy_files import READERS
 from trainmaster.errors import InputError
 from trainmaster.live.backends.base import Backend
 from trainmaster.live.clock import WallClock
@@ -56,11 +57,11 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
     clock = WallClock()
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     tls = Tls(settings.tls_certificate, settings.tls_key) if settings.tls_certificate and settings.tls_key else None
-    chosen(settings.policy, settings.policy_settings)  # refused before anything is opened
+    chosen(settings.policy, settings.policy_settings, READERS)  # refused before anything is opened
     url = settings.store or f"sqlite:///{settings.state / 'store.db'}"
     store = Store.open(url, owner=f"{socket.gethostname()}:{os.getpid()}", now=clock)
     stack.callback(store.close)
-    policy, policy_rules = chosen(*policy_of(settings, store))
+    policy, policy_rules = chosen(*policy_of(settings, store), READERS)
     backend = backend_of(settings)
     controller = Controller(
         store, backend, policy, policy_rules=policy_rules, rules=settings.rules, queues=settings.queues, node_queues=settings.node_queues,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trainmaster.errors import ParamError
-from trainmaster.policies.base import ListPolicy, ParamsFile, Policy, Preset
+from trainmaster.policies.base import ListPolicy, ParamsFile, Policy, Preset, Samples
 
 Readers = Mapping[type[Any], Callable[[str, str], Any]]  # type of a parameter -> (path, flag for the message) -> its value
 
@@ -113,6 +113,8 @@ def parse_value(text: str, kind: Any, where: str, readers: Readers | None = None
         return parse_value(text, next(a for a in arguments if a is not type(None)), where, readers)
     if readers and kind in readers:
         return readers[kind](text, where)
+    if inspect.isclass(kind) and issubclass(kind, (ParamsFile, Samples)):
+        raise ParamError(f"{where}: a file is read where the program starts (simulate, up), not for a request")
     if kind is bool:
         if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
             raise ParamError(f"{where}: {text!r} is not true or false")

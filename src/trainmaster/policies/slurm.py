@@ -4,9 +4,9 @@ Jette, Yoo and Grondona, "SLURM: Simple Linux Utility for Resource Management", 
 slurm.conf(5), sched/backfill and select/cons_tres of release 22.05.
 
     order      PriorityTier of the partition, priority (`slurm_priority.py`), submission
-    main       whenever a job comes or ends: in order, as deep as default_queue_depth; a job that finds no room shuts its partition, and
-               that partition's nodes for everybody, until the next time
-    backfill   every bf_interval seconds, if anything has happened since: the first bf_max_job_test jobs in order; each starts now if its
+    main       when slurmctld looks at what has come and ended (`slurm_clock.py`): in order, as deep as default_queue_depth; a job that
+               finds no room shuts its partition, and that partition's nodes for everybody, until the next time
+    backfill   by its own clock, every bf_interval seconds: the first bf_max_job_test jobs in order; each starts now if its
                nodes are taken by no plan before its limit is over, or its nodes are reserved, whole, from the time at which it
                could start by the limits of those that run; nothing is planned more than bf_window minutes ahead
 
@@ -16,8 +16,8 @@ partitions. A job without a limit has DefaultTime, then MaxTime, then a year.
 A gang takes the fewest nodes that can hold it, as many GPUs on each, as with --nodes and --gres: the last fewer, if it does not divide;
 if the nodes differ so that this cannot be, GPUs wherever they are. CPUs count where nodes declare them; where jobs name none, the size of
 a job in CPUs, and its usage, are its GPUs.
-Not here: what a fork of the main scheduler's clock would add (batch_sched_delay: starts come at the event, not up to 3 s after it),
-reservations, licences, features, job arrays' own limits, association and QOS limits, heterogeneous jobs, the association factor.
+Not here: the time that a cycle itself takes, nodes that take nobody while a job on them clears up, reservations, licences, features, job
+arrays' own limits, association and QOS limits, heterogeneous jobs, the association factor.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainmaster.policies.base import Array, Decision, DecisionRecord, Floats, Line, Memory, Policy, Reason, Verdict, View, check, policy
+from trainmaster.policies.slurm_clock import SLACK, Clock, EvenClock, no_news
 from trainmaster.policies.slurm_conf import DAY_S, FLAGS, MINUTE_S, TRES, Partition, SlurmConf, number, parse_partitions, time_s
 from trainmaster.policies.slurm_priority import FACTORS, Sizes, age, decayed, fair_share, job_size, relative
 from trainmaster.workload.jobs import GPU_MILLI, JobTable
@@ -68,6 +69,12 @@ class Params:
     bf_window: float = 1440  # minutes
     bf_max_job_test: int = 500
     bf_resolution: float = 60  # seconds
+    batch_sched_delay: float = 3  # seconds, at least, from one look of the main scheduler at a tick to the next
+    Epilog: str = ""  # a program that nodes run after a job: with one, a job that ends calls the main scheduler at once
+    defer: bool = False  # it does not, all the same
+    sched_min_interval: float = 2  # microseconds, at least, from any look of the main scheduler to the next
+    tick_s: float = 1.0  # slurmctld asks itself whether something has come once in so long (Slurm's constant)
+    second_s: float = 1.0  # in plans all times are whole ones (Slurm's constant)
     group_s: float = 30.0  # ends of running jobs so close are taken as one; doubles from group to group (Slurm's constant)
     estimate: str = "limit"  # limit | predicted | a column of the trace | oracle: the true run times; then it cheats
 
@@ -77,10 +84,12 @@ class Params:
         for flag in self.PriorityFlags:
             check(flag.upper() in FLAGS, f"PriorityFlags: {flag} is not modelled (there are {', '.join(FLAGS)})")
         for name, least, most in (("bf_window", 1, 43_200), ("bf_max_job_test", 1, 1_000_000), ("bf_resolution", 1, 3_600),
-                                  ("default_queue_depth", 1, 10**9), ("PriorityCalcPeriod", 1, 10**6)):  # fmt: skip
+                                  ("default_queue_depth", 1, 10**9), ("PriorityCalcPeriod", 1, 10**6),
+                                  ("batch_sched_delay", 0, 3_600), ("sched_min_interval", 0, 3.6e9)):  # fmt: skip
             check(least <= getattr(self, name) <= most, f"{name}: {getattr(self, name):g} is not within {least:,} and {most:,}")
         check(self.bf_interval == -1 or 1 <= self.bf_interval <= 10_800, f"bf_interval: {self.bf_interval:g} is not within 1 and 10,800")
-        check(self.FairShareDampeningFactor > 0 and self.group_s > 0, "FairShareDampeningFactor and group_s must be above 0")
+        for name in ("FairShareDampeningFactor", "group_s", "tick_s", "second_s"):
+            check(getattr(self, name) > 0, f"{name} must be above 0")
         for name in ("PriorityMaxAge", "PriorityDecayHalfLife"):
             time_s(getattr(self, name), name)
         parse_partitions(self.partitions, "partitions")
@@ -95,6 +104,7 @@ class Params:
 
 @policy(name="slurm", paper="Jette et al., JSSPP 2003; slurm.conf(5) 22.05", params=Params)
 class Slurm(Policy[Params]):
+    memory_version = 2
     preemptive = False
     own_estimates = ("limit",)  # where a job names none, its partition's counts
 
@@ -107,14 +117,20 @@ class Slurm(Policy[Params]):
         self.multifactor = p.PriorityType == "priority/multifactor"
         self.counts_usage = self.multifactor and p.PriorityWeightFairshare != 0
         self.moves = self.multifactor and (p.PriorityWeightAge != 0 or self.counts_usage)  # priorities change while jobs wait
-        self.backfills = p.SchedulerType == "sched/backfill" and p.bf_interval > 0
+        backfills = p.SchedulerType == "sched/backfill" and p.bf_interval > 0
+        self.clock: Clock = EvenClock(
+            tick_s=p.tick_s, delay_s=p.batch_sched_delay, apart_s=p.sched_min_interval * 1e-6, at_once=bool(p.Epilog) and not p.defer,
+            interval_s=p.bf_interval if backfills else np.inf,
+        )  # fmt: skip
 
     def cheats(self) -> bool:
         return self.params.estimate == "oracle"
 
     def start_memory(self, jobs: int) -> Memory:
         return {
-            "at_s": 0.0, "cycle_s": -np.inf, "tick_s": -np.inf, "planned_s": np.full(jobs, np.nan), "known": np.zeros(jobs, np.bool_),
+            "at_s": 0.0, "calculated_s": -np.inf, "planned_s": np.full(jobs, np.nan), "known": np.zeros(jobs, np.bool_),
+            **no_news(),
+            "verdict": np.full(jobs, Verdict.BLOCKED, np.int8), "short_gpus": np.zeros(jobs),  # since the last look
             "points": np.full((jobs, 1 + len(FACTORS)), np.nan),  # of those that wait: the priority, then by factor
             "parts": np.zeros((5, 0), np.int64),  # (seq, node, GPU milli, CPU milli, MiB) of all that run
             "who": np.full(jobs, -1), "names": [], "people": np.zeros((2, 0)),  # (usage, fair-share factor) by place in names
@@ -125,58 +141,79 @@ class Slurm(Policy[Params]):
     # --------------------------------------------------------------------------------------------- a decision
 
     def decide(self, view: View, memory: Memory) -> Decision:
+        ended = self._remember(view, memory)
+        jobs, now_s, clock = view.jobs, view.now_s, self.clock
+        memory["points"][jobs.seq[jobs.running]] = np.nan
+        memory["asked"] = np.zeros((2, 0))
+        waiting = np.flatnonzero(~jobs.running)
+        look_s, cycle_s = clock.look_s(memory, now_s, ended), clock.cycle_s(memory, now_s)
+        memory["changed"] = True
+        if not len(waiting):
+            memory["called_s"] = np.inf  # it would find nobody
+            return Decision()
+        looks, plans, lines, left = clock.come(look_s, now_s), clock.come(cycle_s, now_s), tuple[Line, ...](), len(waiting)
+        if looks or plans:
+            lines, started = self._schedule(view, memory, waiting, looks, plans)
+            left -= started
+            look_s = np.inf if looks else look_s
+            if plans:  # with nothing changed the next would find the same
+                cycle_s = clock.cycle_s(memory, now_s) if started and left else np.inf
+        next_s = min(look_s, cycle_s)
+        if self.moves and left:
+            next_s = min(next_s, memory["calculated_s"] + self.params.PriorityCalcPeriod * MINUTE_S)
+        return Decision(lines=lines, verdict=memory["verdict"][jobs.seq], short_gpus=memory["short_gpus"][jobs.seq],
+                        lease_s=next_s - now_s if np.isfinite(next_s) else None)  # fmt: skip
+
+    def _schedule(self, view: View, memory: Memory, waiting: Array, looks: bool, plans: bool) -> tuple[tuple[Line, ...], int]:
+        """Lines of those that start, and how many they are: by the main scheduler, by backfill, or both."""
         from trainmaster.policies.kernels.slurm import backfill, main_pass
 
         p, jobs = self.params, view.jobs
-        self._remember(view, memory)
-        memory["points"][jobs.seq] = np.nan
-        waiting = np.flatnonzero(~jobs.running)
-        if not len(waiting):
-            return Decision()
         limit_s = self._limits_s(view)
         priority, factors, tier = self._priorities(view, waiting, limit_s[waiting], memory)
         memory["points"][jobs.seq[waiting]] = np.column_stack([priority, factors])
         waiting = ordered(view, waiting, priority, tier)
         supply = Supply.of(view, memory["parts"])
-        depth = min(len(waiting), p.default_queue_depth)
+        depth = min(len(waiting), p.default_queue_depth) if looks else 0
         demand = Demand.of(view, waiting[: max(depth, p.bf_max_job_test + depth)], supply)
         free = supply.free.copy()
         given, stuck = main_pass(free, supply.up, demand.open_to[:depth], demand.partition[:depth], demand.nodes_of_partition,
                                  demand.each[:depth], demand.count[:depth], demand.gang[:depth], depth)  # fmt: skip
         lines, started = demand.lines(view, waiting[:depth], given)
-        planned_s, due_s = memory["planned_s"], memory["cycle_s"] + p.bf_interval
-        lease_s = np.inf
-        if self.backfills and view.now_s < due_s:
-            lease_s = due_s - view.now_s
-        elif self.backfills:
+        if looks:
+            self.clock.looked(memory, view.now_s)
+            self._tell(view, memory, waiting, stuck, supply)
+        if plans:
             memory["cycle_s"] = view.now_s
             left = np.setdiff1d(np.arange(len(demand.count)), started)[: p.bf_max_job_test]
             few = demand.take(left)
-            holders, ends_s = self._holders(view, memory, waiting, given, demand, limit_s)
+            holders, ends_s, seq = self._holders(view, memory, waiting, given, demand, limit_s)
             given, starts_s = backfill(
-                view.now_s, p.bf_window * MINUTE_S, p.bf_resolution, p.group_s, p.bf_max_job_test, free, supply.up, few.open_to, holders,
-                ends_s, few.each, few.count, few.gang, limit_s[waiting[left]],
+                float(self._whole(view.now_s)), p.bf_window * MINUTE_S, p.bf_resolution, p.group_s, p.bf_max_job_test, free, supply.up,
+                few.open_to, holders, self._whole(ends_s), seq, few.each, few.count, few.gang, limit_s[waiting[left]],
+                jobs.seq[waiting[left]].astype(np.int64),
             )  # fmt: skip
-            planned_s[jobs.seq] = np.nan
-            planned_s[jobs.seq[waiting[left]]] = starts_s
+            memory["planned_s"][jobs.seq] = np.nan
+            memory["planned_s"][jobs.seq[waiting[left]]] = starts_s
             more, some = few.lines(view, waiting[left], given)
             lines, started = lines + more, np.concatenate([started, left[some]])
-            if len(some) and len(started) < len(waiting):
-                lease_s = p.bf_interval
-        if self.moves and len(started) < len(waiting):
-            lease_s = min(lease_s, memory["tick_s"] + p.PriorityCalcPeriod * MINUTE_S - view.now_s)
+            memory["queued"], memory["changed"] = len(started) < len(waiting), len(started) > 0
         memory["asked"] = np.stack([jobs.seq[waiting[started]].astype(np.float64), billed(view, waiting[started])])
-        return self._decision(view, waiting, stuck, lines, lease_s if np.isfinite(lease_s) else None, supply)
+        return lines, len(started)
 
-    def _decision(self, view: View, waiting: Array, stuck: Array, lines: tuple[Line, ...], lease_s: float | None,
-                  supply: Supply) -> Decision:  # fmt: skip
-        verdict = np.full(len(view.jobs), Verdict.BLOCKED, np.int8)
+    def _whole(self, times_s: Any) -> Any:
+        """In whole seconds."""
+        return np.floor(times_s / self.params.second_s + SLACK) * self.params.second_s
+
+    def _tell(self, view: View, memory: Memory, waiting: Array, stuck: Array, supply: Supply) -> None:
+        """What the main scheduler found: who has no room, and everybody else waits behind them."""
+        seq = view.jobs.seq
+        verdict, short_gpus = memory["verdict"], memory["short_gpus"]
+        verdict[seq[waiting]], short_gpus[seq[waiting]] = Verdict.BLOCKED, 0.0
         head = waiting[: len(stuck)][stuck]
-        verdict[head] = Verdict.CAPACITY
-        short = np.zeros(len(view.jobs))
-        short[head] = np.maximum(view.jobs.gpus[head] - supply.free[supply.up, 0].sum() / GPU_MILLI, 0.0)
-        verdict[head[short[head] == 0]] = Verdict.FRAGMENTED
-        return Decision(lines=lines, verdict=verdict, short_gpus=short, lease_s=lease_s)
+        short = np.maximum(view.jobs.gpus[head] - supply.free[supply.up, 0].sum() / GPU_MILLI, 0.0)
+        verdict[seq[head]] = np.where(short > 0, Verdict.CAPACITY, Verdict.FRAGMENTED)
+        short_gpus[seq[head]] = short
 
     def said(self, memory: Memory, seq: Array) -> Mapping[str, Floats]:
         """Priority and the points of each factor, while it waits; when backfill has planned it, nan = it has not."""
@@ -232,8 +269,9 @@ class Slurm(Policy[Params]):
             limits = np.where(np.isnan(asked), self._partition_limits_s(queues), limits)
         return np.clip(limits, np.spacing(view.now_s), YEAR_S)
 
-    def _holders(self, view: View, memory: Memory, waiting: Array, given: Ints, demand: Demand, limit_s: Floats) -> tuple[Ints, Floats]:
-        """(holder, node, amounts) of those that run and those that the main scheduler has just started, and the ends of all."""
+    def _holders(self, view: View, memory: Memory, waiting: Array, given: Ints, demand: Demand,
+                 limit_s: Floats) -> tuple[Ints, Floats, Ints]:  # fmt: skip
+        """(holder, node, amounts) of those that run or that the main scheduler has just started, and the ends and the seq of all."""
         jobs, parts = view.jobs, memory["parts"]
         running = np.flatnonzero(jobs.running)
         if self.params.estimate == "oracle":
@@ -248,7 +286,8 @@ class Slurm(Policy[Params]):
         held = np.concatenate([place[parts[0]], len(running) + np.searchsorted(new, job)])
         all_parts = np.concatenate([held[None, :], np.concatenate([parts[1:], np.concatenate([node[None, :], amounts])], axis=1)])
         in_order = np.argsort(all_parts[0], kind="stable")
-        return np.ascontiguousarray(all_parts[:, in_order]), np.concatenate([ends_s, view.now_s + limit_s[waiting[new]]])
+        ends_s, holders = np.concatenate([ends_s, view.now_s + limit_s[waiting[new]]]), np.concatenate([running, waiting[new]])
+        return np.ascontiguousarray(all_parts[:, in_order]), ends_s, jobs.seq[holders].astype(np.int64)
 
     # --------------------------------------------------------------------------------------------- priority
 
@@ -263,7 +302,7 @@ class Slurm(Policy[Params]):
             return own, points, tier
         if p.PriorityWeightAge:
             most_s = time_s(p.PriorityMaxAge, "PriorityMaxAge")
-            points[:, 0] = p.PriorityWeightAge * age(memory["tick_s"] - jobs.eligible_s[waiting], most_s)
+            points[:, 0] = p.PriorityWeightAge * age(memory["calculated_s"] - jobs.eligible_s[waiting], most_s)
         if self.counts_usage:
             points[:, 1] = p.PriorityWeightFairshare * memory["people"][FACTOR, memory["who"][jobs.seq[waiting]]]
         if p.PriorityWeightJobSize or self.tres:
@@ -291,27 +330,29 @@ class Slurm(Policy[Params]):
 
     # --------------------------------------------------------------------------------------------- memory
 
-    def _remember(self, view: View, memory: Memory) -> None:
-        """Where everybody runs, and who has used how much."""
+    def _remember(self, view: View, memory: Memory) -> bool:
+        """Where everybody runs, and who has used how much; whether anybody has ended."""
         jobs, period_s = view.jobs, self.params.PriorityCalcPeriod * MINUTE_S
         running = np.flatnonzero(jobs.running)
         if self.counts_usage:
             self._count(view, memory, running)
         runs = np.zeros(len(memory["known"]), np.bool_)
         runs[jobs.seq[running]] = True
+        ended = bool((memory["known"] & ~runs).any())
         parts = memory["parts"][:, runs[memory["parts"][0]]]
         memory["known"] &= runs
         new = running[~memory["known"][jobs.seq[running]]]
         memory["parts"] = np.concatenate([parts, parts_of(view, new)], axis=1) if len(new) else parts
         memory["known"][jobs.seq[new]] = True
         memory["at_s"] = view.now_s
-        tick_s = float(np.floor(view.now_s / period_s) * period_s)
-        ticked = tick_s != memory["tick_s"]
-        memory["tick_s"] = tick_s
-        if self.counts_usage and (ticked or memory.pop("newcomer", False)):
+        calculated_s = float(np.floor(view.now_s / period_s) * period_s)
+        again = calculated_s != memory["calculated_s"]
+        memory["calculated_s"] = calculated_s
+        if self.counts_usage and (again or memory.pop("newcomer", False)):
             names = [(str(account), str(user)) for account, user in memory["names"]]
             tree, p = not self.params.has_flag("NO_FAIR_TREE"), self.params
             memory["people"][FACTOR] = fair_share(names, memory["people"][USAGE], self.shares, p.FairShareDampeningFactor, tree)
+        return ended
 
     def _count(self, view: View, memory: Memory, running: Array) -> None:
         """Bring usage up to now."""

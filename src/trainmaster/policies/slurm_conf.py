@@ -31,8 +31,10 @@ NUMBERS = {name.lower(): name for name in (
 )}  # fmt: skip
 TIMES = {name.lower(): name for name in ("PriorityMaxAge", "PriorityDecayHalfLife")}
 LISTS = {name.lower(): name for name in ("PriorityWeightTRES", "PriorityFlags")}  # of which FLAGS and TRES are known
-WORDS = {name.lower(): name for name in ("PriorityType", "SchedulerType")}
-SCHEDULER = ("bf_interval", "bf_window", "bf_max_job_test", "bf_resolution", "default_queue_depth")
+WORDS = {name.lower(): name for name in ("PriorityType", "SchedulerType", "Epilog")}
+SCHEDULER = (
+    "bf_interval", "bf_window", "bf_max_job_test", "bf_resolution", "default_queue_depth", "batch_sched_delay", "sched_min_interval",
+)  # fmt: skip
 FLAGS = ("NO_FAIR_TREE", "SMALL_RELATIVE_TO_TIME")
 TRES = ("cpu", "mem", "node", "gres/gpu")
 PARTITION = {name.lower(): name for name in ("PriorityJobFactor", "PriorityTier", "DefaultTime", "MaxTime")}
@@ -150,7 +152,9 @@ def _read(key: str, value: str, here: str, params: dict[str, Any], ignored: Coun
     elif key == "schedulerparameters":
         for part in filter(None, value.split(",")):
             name, _, amount = part.partition("=")
-            if name in SCHEDULER:
+            if name == "defer":
+                params["defer"] = True
+            elif name in SCHEDULER:
                 params[name] = int(number(amount, f"{here}: {name}"))
             else:
                 ignored[f"SchedulerParameters {name}"] += 1

@@ -40,7 +40,7 @@ QUEUE_FORMAT = ",".join(f"{name}:|" for name in QUEUE)
 
 # of the order in which jobs start: what a slurm.conf would say of it
 ORDER = re.compile(
-    r"Priority(Type|Weight\w+|MaxAge|DecayHalfLife|CalcPeriod|FavorSmall|Flags)|FairShareDampeningFactor|Scheduler(Type|Parameters)"
+    r"Priority(Type|Weight\w+|MaxAge|DecayHalfLife|CalcPeriod|FavorSmall|Flags)|FairShareDampeningFactor|Scheduler(Type|Parameters)|Epilog"
 )
 PARTITION = ("PartitionName", "PriorityJobFactor", "PriorityTier", "DefaultTime", "MaxTime")
 NO_VALUE = ("", "(null)", "NONE", "N/A")

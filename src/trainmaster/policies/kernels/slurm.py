@@ -2,7 +2,7 @@
 
 What a node has and a job needs are three whole numbers each: thousandths of GPUs, thousandths of CPUs, MiB. A job runs on `count` nodes
 with at least `each` free on every one (count 0: on the `gang` GPUs it finds, wherever they are). `parts[:, p]` is what a holder has on
-one node: (holder, node, and the three); holders are in the order of their ends.
+one node: (holder, node, and the three), in the order of holders.
 
 A plan is a row of spaces linked by time, as bf_window, bf_resolution and the tests of sched/backfill define them: from begin_s to end_s
 of a space, the nodes that no planned job has taken, each node whole. Spaces are linked by `following`, -1 ends.
@@ -25,8 +25,9 @@ def fits(free, each):  # type: ignore[no-untyped-def]
 def pick(free, allowed, each, count, gang, chosen):  # type: ignore[no-untyped-def]
     """Mark the nodes on which the job fits; False = it does not.
 
-    Of the runs of neighbouring nodes that could each take it, the tightest that is large enough, else the largest one after another;
-    inside a run from its first node on: how select/cons_tres chooses among nodes of one weight.
+    Of the runs of neighbouring nodes that could each take it, the shortest that is large enough, else the longest one after another;
+    inside a run from its first node on: how select/cons_tres chooses among nodes of one weight, where a job says how many processes run
+    on each (--ntasks-per-node). A node then counts for what the job would use of it, not for what is free there.
     """
     nodes = len(free)
     chosen[:] = False
@@ -39,19 +40,18 @@ def pick(free, allowed, each, count, gang, chosen):  # type: ignore[no-untyped-d
         return left <= 0
     left = count
     while left > 0:
-        best, best_size, best_room, best_enough = -1, 0, np.int64(0), False
+        best, best_size, best_enough = -1, 0, False
         n = 0
         while n < nodes:
             if not allowed[n] or chosen[n] or not fits(free[n], each):
                 n += 1
                 continue
-            begin, room = n, np.int64(0)
+            begin = n
             while n < nodes and allowed[n] and not chosen[n] and fits(free[n], each):
-                room += free[n, GPU]
                 n += 1
-            enough = n - begin >= left
-            if best < 0 or (enough and (not best_enough or room < best_room)) or (not enough and not best_enough and room > best_room):
-                best, best_size, best_room, best_enough = begin, n - begin, room, enough
+            size, enough = n - begin, n - begin >= left
+            if best < 0 or (enough and (not best_enough or size < best_size)) or (not enough and not best_enough and size > best_size):
+                best, best_size, best_enough = begin, size, enough
         if best < 0:
             return False
         for n in range(best, best + min(best_size, left)):
@@ -107,17 +107,17 @@ def main_pass(free, up, open_to, partition, nodes_of_partition, each, count, gan
 def earliest(now_s, grain_s, free, allowed, parts, ends_s, first_part, order, each, count, gang, chosen):  # type: ignore[no-untyped-def]
     """When the job could start on these nodes, if holders end as planned and nobody else comes; inf = never. Marks the nodes.
 
-    Holders are let go in groups, those that end within `grain_s` of the first of them together; the span doubles from group to group.
+    Holders are let go in groups. The first to end sets a mark, on the next multiple of `grain_s`; groups end a grain, two, four, ... after
+    that mark, all counted from it. Whoever has none of these nodes is passed over, but a group is only closed by the end of the next in
+    the list after one that was let go.
     """
     if pick(free, allowed, each, count, gang, chosen):
         return now_s
-    later, span_s, i = free.copy(), grain_s, 0
+    later, span_s, mark_s, i = free.copy(), grain_s, -np.inf, 0
     while i < len(order):
-        first_s, last_s = -np.inf, -np.inf
+        last_s = -np.inf
         while i < len(order):
             holder = order[i]
-            if first_s > -np.inf and ends_s[holder] > first_s + span_s:
-                break
             i += 1
             concerns = False
             for p in range(first_part[holder], first_part[holder + 1]):
@@ -128,12 +128,23 @@ def earliest(now_s, grain_s, free, allowed, parts, ends_s, first_part, order, ea
                 for k in range(3):
                     later[parts[NODE, p], k] += parts[AMOUNT + k, p]
             last_s = ends_s[holder]
-            if first_s == -np.inf:
-                first_s = last_s
+            if mark_s == -np.inf:
+                mark_s = (np.floor(last_s / grain_s) + 1.0) * grain_s
+            if i < len(order) and ends_s[order[i]] > mark_s + span_s:
+                break
+        if last_s == -np.inf:
+            break
         span_s *= 2.0
-        if last_s > -np.inf and pick(later, allowed, each, count, gang, chosen):
+        while i < len(order) and ends_s[order[i]] > mark_s + span_s:
+            span_s *= 2.0
+        if pick(later, allowed, each, count, gang, chosen):
             return max(last_s, np.nextafter(now_s, np.inf))
     return np.inf
+
+
+@njit(cache=True)
+def ends_after(ends_s, seq, one, other):  # type: ignore[no-untyped-def]
+    return ends_s[one] > ends_s[other] or (ends_s[one] == ends_s[other] and seq[one] > seq[other])
 
 
 @njit(cache=True)
@@ -160,29 +171,40 @@ def cut(begin_s, end_s, vacant, following, s, at_s, spaces):  # type: ignore[no-
 
 @njit(cache=True)
 def reserve(begin_s, end_s, vacant, following, chosen, from_s, until_s, spaces):  # type: ignore[no-untyped-def]
-    """Take whole nodes out of the plan; returns how many spaces there are now."""
+    """Take whole nodes out of the plan; returns how many spaces have been made. The first two neighbours that are equal now become one."""
     from_s = max(from_s, begin_s[0])
-    s = 0
-    while s >= 0 and end_s[s] <= from_s:
-        s = following[s]
-    if s < 0:
-        return spaces
-    if begin_s[s] < from_s:
+    s, before = 0, 0
+    while end_s[s] < from_s:
+        before, s = s, following[s]
+        if s < 0:
+            return spaces
+    if end_s[s] > from_s:
         spaces = cut(begin_s, end_s, vacant, following, s, from_s, spaces)
+    after = -1
+    while following[s] >= 0:
         s = following[s]
-    while s >= 0 and begin_s[s] < until_s:
         if end_s[s] > until_s:
             spaces = cut(begin_s, end_s, vacant, following, s, until_s, spaces)
         for n in range(len(chosen)):
             if chosen[n]:
                 vacant[s, n] = False
-        s = following[s]
+        if end_s[s] == until_s:
+            after = following[s]
+            break
+    s = before
+    while s != after and following[s] >= 0:
+        later = following[s]
+        if (vacant[s] == vacant[later]).all():
+            end_s[s], following[s] = end_s[later], following[later]
+            break
+        s = later
     return spaces
 
 
 @njit(cache=True)
-def backfill(now_s, window_s, resolution_s, grain_s, most_spaces, free, up, open_to, parts, ends_s, each, count, gang, limit_s):  # type: ignore[no-untyped-def]
-    """One cycle of the backfill scheduler over the jobs given, in order.
+def backfill(now_s, window_s, resolution_s, grain_s, most_spaces, free, up, open_to, parts, ends_s, seq_of_holder,  # type: ignore[no-untyped-def]
+             each, count, gang, limit_s, seq):  # fmt: skip
+    """One cycle of the backfill scheduler over the jobs given, in order; who was submitted earlier (`seq`) ends first of two at one time.
 
     A job starts now if it fits, and no planned job has one of its nodes before its limit is over; else its nodes are reserved from
     when it is expected to start, rounded down to `resolution_s`. Returns as `main_pass`, and the time each job is planned for
@@ -200,11 +222,14 @@ def backfill(now_s, window_s, resolution_s, grain_s, most_spaces, free, up, open
         first_part[parts[HOLDER, p] + 1] += 1
     for holder in range(holders):
         first_part[holder + 1] += first_part[holder]
-    order = np.argsort(all_ends_s[:holders], kind="mergesort")
+    all_seq, order = np.concatenate((seq_of_holder, seq)), np.empty(holders + jobs, np.int64)
+    submitted = np.argsort(seq_of_holder)
+    order[:holders] = submitted[np.argsort(ends_s[submitted], kind="mergesort")]
     room = most_spaces + 3
     begin_s, end_s, vacant = np.zeros(room), np.zeros(room), np.zeros((room, nodes), np.bool_)
     following = np.full(room, -1)
-    begin_s[0], end_s[0], vacant[0], spaces = now_s, now_s + window_s, up, 1
+    begin_s[0], end_s[0] = np.floor(now_s / resolution_s) * resolution_s, np.floor((now_s + window_s) / resolution_s) * resolution_s
+    vacant[0], spaces = up, 1
     chosen, allowed = np.zeros(nodes, np.bool_), np.zeros(nodes, np.bool_)
     for job in range(jobs):
         later_s = -np.inf
@@ -216,9 +241,10 @@ def backfill(now_s, window_s, resolution_s, grain_s, most_spaces, free, up, open
             s = 0
             allowed[:] = up & open_to[job]
             while s >= 0:
-                if end_s[s] > from_s and following[s] >= 0 and later_s == -np.inf:
-                    later_s = end_s[s]
-                if end_s[s] > from_s:
+                if end_s[s] > max(from_s, now_s):
+                    if later_s == -np.inf and following[s] >= 0:  # it is worth trying again where a node is vacant that was not before
+                        fresh = vacant[following[s]] & up & open_to[job] & ~(vacant[s] & allowed)
+                        later_s = end_s[s] if fresh.any() else later_s
                     if begin_s[s] > until_s:
                         break
                     allowed &= vacant[s]
@@ -227,8 +253,8 @@ def backfill(now_s, window_s, resolution_s, grain_s, most_spaces, free, up, open
                 if later_s > -np.inf:
                     continue
                 break
-            start_s = earliest(now_s, grain_s, free, allowed, all_parts, all_ends_s, first_part, order, each[job], count[job], gang[job],
-                               chosen)  # fmt: skip
+            start_s = earliest(now_s, grain_s, free, allowed, all_parts, all_ends_s, first_part, order[:holders], each[job], count[job],
+                               gang[job], chosen)  # fmt: skip
             if start_s == np.inf:
                 if later_s > -np.inf:
                     continue
@@ -248,10 +274,14 @@ def backfill(now_s, window_s, resolution_s, grain_s, most_spaces, free, up, open
                         all_parts[AMOUNT + CPU, n_parts] = each[job, CPU] if count[job] > 0 else 0
                         all_parts[AMOUNT + MEMORY, n_parts] = each[job, MEMORY] if count[job] > 0 else 0
                         n_parts += 1
-                all_ends_s[holders] = now_s + limit_s[job]
+                all_ends_s[holders], all_seq[holders] = now_s + limit_s[job], seq[job]
+                place = holders
+                while place > 0 and ends_after(all_ends_s, all_seq, order[place - 1], holders):
+                    order[place] = order[place - 1]
+                    place -= 1
+                order[place] = holders
                 holders += 1
                 first_part[holders] = n_parts
-                order = np.argsort(all_ends_s[:holders], kind="mergesort")
                 break
             if later_s > -np.inf and start_s > later_s:
                 continue
@@ -266,6 +296,7 @@ def backfill(now_s, window_s, resolution_s, grain_s, most_spaces, free, up, open
             planned_s[job] = start_s
             if spaces >= most_spaces:
                 return given, planned_s
+            slot_end_s = max(slot_end_s, slot_s + resolution_s)
             spaces = reserve(begin_s, end_s, vacant, following, chosen, slot_s, slot_end_s, spaces)
             break
     return given, planned_s
