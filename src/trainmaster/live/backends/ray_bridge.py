@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray._private.state import available_resources_per_node
 from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
@@ -44,6 +45,7 @@ from trainmaster.errors import InputError
 from trainmaster.live.backends import ray_actor
 from trainmaster.live.backends.accepting import Key, of_end
 from trainmaster.live.backends.base import Attempt, NodeShare
+from trainmaster.live.backends.ray_spares import Spares
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.plan import plan as plan_of
 from trainmaster.live.node.supervisor import GANG_GRACE_S
@@ -53,6 +55,8 @@ from trainmaster.live.spec import JobSpec
 T = TypeVar("T")
 
 CALL_S = 10.0  # for any answer of Ray that waits for nothing
+ROOM_S = 1.0  # for what was given back to show in Ray's books
+ROOM_LOOK_S = 0.03
 PLACE_S = 20.0  # for a placement group on nodes that have the room; then somebody else has taken it
 ACTOR_S = 60.0  # for an actor to start in it
 WATCH_S = 20.0
@@ -154,10 +158,12 @@ class Bridge:
         ray.cloudpickle.register_pickle_by_value(ray_actor)
         self.code, self.version = _code()
         self.holder = ray.remote(ray_actor.Holder)
+        self.spares = Spares()
         self.gangs: dict[Key, Gang] = {}
         self.nodes: dict[str, dict[str, Any]] = {}  # by id, as Ray has them
         self.available: dict[str, dict[str, float]] = {}
         self.nodes_s = 0.0  # monotonic: when that was
+        self._looking: asyncio.Task[None] | None = None
         self.dead_s: dict[str, float] = {}  # monotonic: since when a node is seen dead
         self.names = dict(files.read_json(f"{state}/ray-names.json") or {})  # of nodes, by id
         self.told: list[dict[str, Any]] = []
@@ -233,6 +239,24 @@ class Bridge:
         inventory = self._inventory()
         self.say(**({"nodes": inventory} if inventory != self.told else {"alive": True}))
         self.told = inventory
+        for raylet, number in self.spares.missing(nodes):
+            background(asyncio.to_thread(self.spares.start, raylet, number))
+
+    def has_room(self, bundles: list[dict[str, float]], ids: list[str]) -> bool:
+        """In Ray's books, as they were seen last."""
+        free = [(self.available.get(id, {}), bundle) for id, bundle in zip(ids, bundles, strict=True)]
+        return all(amount <= has.get(name, 0.0) + 1e-4 for has, bundle in free for name, amount in bundle.items())
+
+    async def look_for_room(self) -> None:
+        """At Ray's books; whoever asks meanwhile gets the same look."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_for_room())
+        await asyncio.shield(self._looking)
+
+    async def _look_for_room(self) -> None:
+        await asyncio.sleep(ROOM_LOOK_S)
+        with contextlib.suppress(TimeoutError, RayError, OSError, RuntimeError):
+            self.available = await within(CALL_S, available_resources_per_node)
 
     @property
     def answers(self) -> bool:
@@ -393,24 +417,36 @@ class Gang:
         return wait.result()
 
     async def _place(self, bundles: list[dict[str, float]], ids: list[str]) -> None:
-        def make() -> PlacementGroup:
+        def find() -> PlacementGroup | None:
             with contextlib.suppress(ValueError):  # made before this process was
                 return ray.util.get_placement_group(self.group_name)
-            return ray.util.placement_group(
+            return None
+
+        def make() -> PlacementGroup:
+            return find() or ray.util.placement_group(
                 bundles, strategy="PACK", name=self.group_name, lifetime="detached",
                 bundle_label_selector=[{"ray.io/node-id": id} for id in ids],
             )  # fmt: skip
 
+        if await patiently(find) is None:
+            await self._unless_stopped(self._await_room(bundles, ids))
         self.group = await patiently(make)
         if not await self._unless_stopped(within(PLACE_S + CALL_S, self.group.wait, PLACE_S)):
             wanted = ", ".join(f"{share.gpus:g} GPUs on {share.node}" for share in self.attempt.shares)
             raise Refused(f"Ray has not placed it within {PLACE_S:g} s: {wanted} are not free")
 
+    async def _await_room(self, bundles: list[dict[str, float]], ids: list[str]) -> None:
+        """What has just been given back shows late, and a group that is asked for earlier waits out Ray's back-off, up to a second."""
+        until_s = time.monotonic() + ROOM_S
+        while not self.bridge.has_room(bundles, ids) and time.monotonic() < until_s:
+            await self.bridge.look_for_room()
+
     async def _stand(self, part: Part, bundle: dict[str, float]) -> dict[str, Any]:
         strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=part.index)
-        part.actor = await within(CALL_S, self._make_actor, part, strategy, bundle)
         try:
-            facts: dict[str, Any] = await self._unless_stopped(ask(part.actor, ACTOR_S, "facts"))
+            with self.bridge.spares.used_on(part.node_id):
+                part.actor = await within(CALL_S, self._make_actor, part, strategy, bundle)
+                facts: dict[str, Any] = await self._unless_stopped(ask(part.actor, ACTOR_S, "facts"))
         except TimeoutError:
             raise Refused(f"its actor has not started on {part.node} within {ACTOR_S:g} s") from None
         except RayActorError as error:
@@ -610,6 +646,8 @@ class Gang:
                 ray.util.remove_placement_group(self.group or ray.util.get_placement_group(self.group_name))
 
         await patiently(remove)
+        for id, _ in self.held:
+            self.bridge.available.pop(id, None)  # Ray's books are to be looked at before anybody counts on it
         self.held = []
 
     # -- what is seen of it ------------------------------------------------------------------------------------------------------------
@@ -686,8 +724,6 @@ def background(work: Coroutine[Any, Any, Any]) -> None:
 
 
 def _look_at_nodes() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, float]]]:
-    from ray._private.state import available_resources_per_node
-
     return {node["NodeID"]: node for node in ray.nodes()}, available_resources_per_node()
 
 
