@@ -147,7 +147,7 @@ def test_a_job_that_registers_no_checkpoint_is_pinned_and_why_says_so(site):
 
     assert s.state(short) is State.PENDING and s.state(long) is State.RUNNING
     answer = s.plane.explainer
-    answer.annotate()
+    answer.annotate([s.controller.jobs[long]])
     assert answer._holding(s.controller.jobs[long], s.controller.made).code == "pinned"
 
 
@@ -333,7 +333,6 @@ def test_queues_have_their_quotas_and_unknown_ones_are_refused(site):
     jobs = s.submit(*(spec(50, queue="a") for _ in range(3)), spec(50, queue="b"))
     s.until(5)
     assert s.machine.running() == {jobs[0], jobs[1], jobs[3]}
-    s.plane.explainer.annotate()
     assert s.plane.job(jobs[2]).reason == "quota"
     with pytest.raises(InputError, match="no queue"):
         s.submit(spec(1, queue="c"))
