@@ -47,6 +47,7 @@ from trainmaster.live.backends.accepting import Key, of_end
 from trainmaster.live.backends.base import Attempt, NodeShare
 from trainmaster.live.backends.ray_spares import Spares
 from trainmaster.live.node import folder as files
+from trainmaster.live.node.log_bound import Bound
 from trainmaster.live.node.plan import plan as plan_of
 from trainmaster.live.node.supervisor import GANG_GRACE_S
 from trainmaster.live.node.tied import ORPHAN_GRACE_S, ORPHANED
@@ -105,7 +106,7 @@ class Part:
     missed_s: float | None = None  # monotonic: since when its actor does not answer
 
 
-def main(address: str, state: str, base: str | None, shared: str) -> None:
+def main(address: str, state: str, base: str | None, shared: str, log_limit: int) -> None:
     says = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what Ray prints is for the log
     threading.Thread(target=_start_to_listen, daemon=True).start()
@@ -118,7 +119,7 @@ def main(address: str, state: str, base: str | None, shared: str) -> None:
     except Exception as error:  # whatever it is, it is the operator's to read
         says.write(json.dumps({"failed": _line(error)}) + "\n")
         os._exit(1)
-    asyncio.run(Bridge(state, namespace, base, shared, says.write).run())
+    asyncio.run(Bridge(state, namespace, base, shared, log_limit, says.write).run())
 
 
 _TOLD: list[str] = []
@@ -151,9 +152,12 @@ def shared_token(shared: str) -> tuple[str, str]:
 
 
 class Bridge:
-    def __init__(self, state: str, namespace: str, base: str | None, shared: str, write: Callable[[str], Any]) -> None:
-        self.state, self.namespace, self.base, self.shared = state, namespace, base, shared
+    def __init__(
+        self, state: str, namespace: str, base: str | None, shared: str, log_limit: int, write: Callable[[str], Any]
+    ) -> None:  # fmt: skip
+        self.state, self.namespace, self.base, self.shared, self.log_limit = state, namespace, base, shared, log_limit
         self.token = shared_token(shared)
+        self.bounds_logs = log_limit > 0
         self._write = write
         ray.cloudpickle.register_pickle_by_value(ray_actor)
         self.code, self.version = _code()
@@ -322,6 +326,7 @@ class Gang:
         self.group: Any = None  # PlacementGroup
         self.parts: list[Part] = []
         self.held: list[tuple[str, float]] = []  # node ids and GPUs that are out of Ray's books for it
+        self.bounds: dict[str, Bound] = {}  # of its logs
         self.end: dict[str, Any] | None = None
         self.stop: dict[str, Any] | None = None
         self.stopped = asyncio.Event()
@@ -479,7 +484,8 @@ class Gang:
             if there["cgroup"] is not None:
                 kind, parent = there["cgroup"]
                 cgroup = {"kind": kind, "folder": f"{parent}/trainmaster-{whose}-{self.name}.{part.index}"}
-            plan = plan_of(attempt, there["state"], gpus, port=port, cgroup=cgroup, limits=[], umask=self.bridge.umask, log_limit=0)
+            plan = plan_of(attempt, there["state"], gpus, port=port, cgroup=cgroup, limits=[], umask=self.bridge.umask,
+                           log_limit=self.bridge.log_limit)  # fmt: skip
             for what in ("ranks", "setups"):
                 plan[what] = [one for one in plan[what] if one["env"]["SLURM_NODEID"] == str(part.index)]
             for rank in plan["ranks"]:
@@ -533,10 +539,20 @@ class Gang:
                 with open(f"{self.folder}/{name}.log", "r+b" if offset else "wb", opener=files.private) as file:
                     file.seek(offset)
                     file.write(text)
+                self._bound(name)
         part.news, part.words, part.ready, part.started_s = said["news"], said["words"], said["ready"], said["started_s"]
         part.said, part.own, part.end = said["said"], said["own"], said["end"]
         if not said["begun"]:  # its actor is a new one
             part.end = {"lost": f"nothing of it is on {part.node} any more", "ended_s": time.time(), "asked": None}
+
+    def _bound(self, name: str) -> None:
+        """A log here, as its supervisor does on the node."""
+        if self.bridge.bounds_logs:
+            try:
+                self.bounds.setdefault(name, Bound(f"{self.folder}/{name}.log", self.bridge.log_limit)).look()
+            except OSError as error:
+                self.bridge.bounds_logs = False
+                print(f"the middle of a log cannot be dropped in {self.bridge.state} ({error}): limits of logs are off", file=sys.stderr)
 
     async def _miss(self, part: Part, error: BaseException) -> None:
         """It does not answer, or is not there."""
