@@ -308,8 +308,13 @@ class Bridge:
     async def _sweep(self) -> None:
         """What an earlier controller has begun and nobody wants any more. An actor without a plan runs nothing."""
         with contextlib.suppress(TimeoutError, RayError):
+            actors = await within(CALL_S, ray.util.list_named_actors, True)
             groups = await within(CALL_S, ray.util.placement_group_table)
-            wanted = {gang.name for gang in self.gangs.values()}  # one that came meanwhile is not among the groups
+            wanted = {gang.name for gang in self.gangs.values()}  # one that came meanwhile is not among these
+            for actor in actors:
+                if actor["namespace"] == self.namespace and actor["name"].rpartition(".")[0] not in wanted:
+                    with contextlib.suppress(ValueError):  # it is gone
+                        ray.kill(await within(CALL_S, ray.get_actor, actor["name"], self.namespace))
             for id, group in groups.items():
                 owner, _, key = str(group["name"]).partition(":")
                 if owner == self.namespace and key not in wanted and group["state"] != "REMOVED":
@@ -652,12 +657,13 @@ class Gang:
         self.end = end
 
     async def _let_go(self) -> None:
-        """Its placement group, with the actors in it; those that took another's place are not."""
+        """Its actors, and its placement group. An actor that Ray is to start anew on a node that died does not go with its group."""
+        answering = {part.index: part.actor for part in self.parts if part.actor is not None and part.missed_s is None}
+
         def remove() -> None:
-            for part in self.parts:
-                if part.actor is not None:
-                    with contextlib.suppress(RayError, ValueError):
-                        ray.kill(part.actor)
+            for index in range(len(self.attempt.shares)):
+                with contextlib.suppress(RayError, ValueError):
+                    ray.kill(answering.get(index) or ray.get_actor(f"{self.name}.{index}", self.bridge.namespace))
             with contextlib.suppress(ValueError):
                 ray.util.remove_placement_group(self.group or ray.util.get_placement_group(self.group_name))
 
