@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import math
 import os
 import re
@@ -111,6 +112,7 @@ def main(address: str, state: str, base: str | None, shared: str, log_limit: int
     os.dup2(2, 1)  # what Ray prints is for the log
     threading.Thread(target=_start_to_listen, daemon=True).start()
     os.environ |= {"RAY_SCHEDULER_EVENTS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of every actor that is what ours are
     namespace = namespace_of(state)
     host, _, port = address.rpartition(":")
     try:
