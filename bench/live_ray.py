@@ -31,6 +31,7 @@ from ray_cluster import RayCluster
 from trainmaster.live.client import Client
 
 IDLE_S = 5.0
+RUNS_S = 8.0  # a job, before it is stopped for another: by default none is in its first seconds (rules: min_run_s)
 RULES = "rules: {min_run_s: 0, most_preemptions: 0}\n"
 YIELDS = """
 echo '{}' > $TRAINMASTER_CONTROL/registered
@@ -132,10 +133,11 @@ class Up:
         return waited_s
 
     def preemption_s(self) -> float:
-        """A job that has the whole of both nodes and yields at once, for one that goes before it."""
+        """A job that has had the whole of both nodes for a while and yields at once, for one that goes before it."""
         loser = self.submit("/bin/sh", "-c", YIELDS, gpus=8, nodes=2, ranks="node")
         while not self.client.job(loser)["preemptible"]:
             time.sleep(0.05)
+        time.sleep(RUNS_S)
         winner = self.submit("true", gpus=8, nodes=2, priority=10)
         self.client.wait(winner, 60)
         asked_s: float = next(event["at_s"] for event in self.client.events(loser)[0] if event["state"] == "PREEMPTING")

@@ -112,6 +112,21 @@ def test_jobs_run_in_the_order_of_the_policy_and_end(site):
     assert s.plane.job(first).run_s == pytest.approx(10, abs=1)
 
 
+def test_jobs_asked_for_by_id_are_read_from_the_store_only_when_one_has_ended(site, monkeypatch):
+    s = site(2)
+    ended, running, other = s.submit(spec(1), spec(100), spec(100))
+    s.until(10)
+    asked = []
+    read = s.controller.store.jobs
+    monkeypatch.setattr(s.controller.store, "jobs", lambda which: asked.append(which.ids) or read(which))
+
+    assert [job.id for job in s.plane.jobs(JobFilter(ids=(running, other), all=True))] == [running, other]
+    assert asked == []
+    found = s.plane.jobs(JobFilter(ids=(running, ended), all=True))
+    assert [(job.id, job.state) for job in found] == [(ended, State.SUCCEEDED), (running, State.RUNNING)]
+    assert asked == [(running, ended)]
+
+
 def test_a_job_that_checkpoints_is_stopped_for_a_shorter_one_and_goes_on(site):
     s = site(4, policy="las", stop_delay_s=3)
     (long,) = s.submit(spec(100, 4))
@@ -147,7 +162,7 @@ def test_a_job_that_registers_no_checkpoint_is_pinned_and_why_says_so(site):
 
     assert s.state(short) is State.PENDING and s.state(long) is State.RUNNING
     answer = s.plane.explainer
-    answer.annotate()
+    answer.annotate([s.controller.jobs[long]])
     assert answer._holding(s.controller.jobs[long], s.controller.made).code == "pinned"
 
 
@@ -333,7 +348,6 @@ def test_queues_have_their_quotas_and_unknown_ones_are_refused(site):
     jobs = s.submit(*(spec(50, queue="a") for _ in range(3)), spec(50, queue="b"))
     s.until(5)
     assert s.machine.running() == {jobs[0], jobs[1], jobs[3]}
-    s.plane.explainer.annotate()
     assert s.plane.job(jobs[2]).reason == "quota"
     with pytest.raises(InputError, match="no queue"):
         s.submit(spec(1, queue="c"))

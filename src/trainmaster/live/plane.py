@@ -119,13 +119,18 @@ class Plane:
 
     def job(self, job: int) -> JobRecord:
         live = self.controller.jobs.get(job)
-        return self._record(live) if live is not None else self.controller.store.job(job)
+        if live is None:
+            return self.controller.store.job(job)
+        self.explainer.annotate([live])
+        return self._record(live)
 
     def jobs(self, which: JobFilter) -> list[JobRecord]:
         """By id. Those that have not ended come from memory; ended ones from the store, where they are asked for."""
-        self.explainer.annotate()
-        live = {job.id: self._record(job) for job in list(self.controller.jobs.values()) if matches(job, which)}
-        asks_ended = which.all or any(state.ended for state in which.states) or bool(which.ids)
+        active = self.controller.jobs
+        named = [job for id in dict.fromkeys(which.ids) if (job := active.get(id)) is not None] if which.ids else list(active.values())
+        self.explainer.annotate(named)
+        live = {job.id: self._record(job) for job in named if matches(job, which)}
+        asks_ended = len(named) < len(set(which.ids)) if which.ids else which.all or any(state.ended for state in which.states)
         if not asks_ended:
             found = [live[id] for id in sorted(live)]
             return found if which.limit is None else found[: which.limit]

@@ -126,7 +126,7 @@ def _ray(settings: Settings) -> Backend:
         raise InputError("--backend ray needs --address HOST:PORT, that of Ray's head")
     from trainmaster.live.backends.ray import RayBackend
 
-    return RayBackend(settings.state, settings.address, shared=settings.shared)
+    return RayBackend(settings.state, settings.address, shared=settings.shared, log_limit=round(settings.log_limit_gib * 2**30))
 
 
 def advice(settings: Settings, controller: Controller) -> list[str]:

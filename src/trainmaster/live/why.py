@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ class Explainer:
         self.places: dict[int, int] = {}
         self.verdicts: dict[int, tuple[Verdict, float]] = {}
 
-    def annotate(self) -> None:
-        """Places, reasons and expected starts of waiting jobs, as of the last decision and the last forecast."""
+    def annotate(self, jobs: Iterable[LiveJob]) -> None:
+        """Places, reasons and expected starts of those that wait, as of the last decision and the last forecast."""
         made = self.controller.made
         if made is not None and made is not self.annotated:
             self.annotated = made
@@ -44,7 +44,7 @@ class Explainer:
             }
         forecast = self.forecaster.last
         starts = forecast.starts_s if forecast is not None else {}
-        for job in list(self.controller.jobs.values()):
+        for job in jobs:
             if job.attempt is None and job.id in self.verdicts and job.id in self.controller.offered:
                 verdict, _ = self.verdicts[job.id]
                 if not job.row.reason.startswith("can never fit"):
@@ -68,7 +68,7 @@ class Explainer:
         if job is None:
             record = self.controller.store.job(id)
             return self._answer(id, record.state, Reason("ended", f"it has ended: {record.state.value}, {record.reason}"))
-        self.annotate()
+        self.annotate([job])
         made = self.controller.made
         if job.attempt is not None:
             return self._answer(id, job.row.state, self._holding(job, made), made=made)

@@ -14,7 +14,8 @@ import pytest
 
 from trainmaster.live.backends.base import Attempt, NodeShare
 from trainmaster.live.node import folder as files
-from trainmaster.live.node.keeper import Keeper
+from trainmaster.live.node.keeper import CHUNK, Keeper
+from trainmaster.live.node.log_bound import Bound
 from trainmaster.live.node.plan import plan as plan_of
 from trainmaster.live.spec import JobSpec
 
@@ -101,6 +102,38 @@ def test_a_job_runs_to_its_end_and_its_output_comes_with_the_news(node: Node) ->
     assert node.watch({"0": 4})["logs"] == {} and node.watch({"0": 4})["drained"]
     node.keeper.clear()
     assert not Path(node.keeper.folder).parent.exists()
+
+
+def test_output_that_was_dropped_for_the_log_s_limit_is_passed_over(node: Node) -> None:
+    node.begin("true\n")
+    node.end()
+    path, limit = Path(node.keeper.folder, "0.log"), 1 << 20
+    path.write_bytes(b"".join(b"line %010d\n" % number for number in range(400_000)))  # 6.4 MB
+    Bound(str(path), limit).look()
+
+    there = path.stat().st_size
+    copy, pieces = bytearray(there), 0
+    size = 0
+    while not (seen := node.watch({"0": size}))["drained"]:
+        offset, text = seen["logs"]["0"]
+        copy[offset : offset + len(text)] = text
+        size, pieces = offset + len(text), pieces + len(text)
+        assert 0 < len(text) <= CHUNK and size <= there
+    offset, text = seen["logs"]["0"]
+    copy[offset : offset + len(text)] = text
+    assert bytes(copy) == path.read_bytes()
+    assert pieces + len(text) <= limit + (64 << 10)
+
+
+def test_a_file_of_the_job_s_own_that_ends_with_a_hole_comes_to_its_end(node: Node) -> None:
+    node.begin("true\n")
+    node.end()
+    with open(f"{node.keeper.folder}/0.log", "wb") as log:
+        log.write(b"data")
+        log.truncate(1 << 20)
+
+    assert node.watch({"0": 1 << 16})["logs"] == {"0": ((1 << 20) - 1, b"\0")}
+    assert node.watch({"0": 1 << 16})["drained"] and node.watch({"0": 1 << 20})["drained"]
 
 
 def test_a_plan_that_is_begun_twice_runs_once(node: Node) -> None:

@@ -29,7 +29,7 @@ from typing import Any
 from trainmaster.cluster.accelerators import canonical
 from trainmaster.cluster.cluster import Node
 from trainmaster.errors import BackendError, InputError
-from trainmaster.live.backends.accepting import Accepting, Key, remove
+from trainmaster.live.backends.accepting import LOG_LIMIT, Accepting, Key, remove
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
 from trainmaster.live.node import folder as files
 from trainmaster.live.node import lookalikes
@@ -37,7 +37,7 @@ from trainmaster.live.node import lookalikes
 ROOT = Path(__file__).parents[3]
 MAIN = (
     "import sys; sys.path.insert(0, sys.argv[1]); from trainmaster.live.backends.ray_bridge import main; "
-    "main(sys.argv[2], sys.argv[3], sys.argv[4] or None, sys.argv[5])"
+    "main(sys.argv[2], sys.argv[3], sys.argv[4] or None, sys.argv[5], int(sys.argv[6]))"
 )
 CONNECT_S = 60.0  # for the bridge to reach Ray; then another is tried
 MUTE_S = 30.0  # a bridge that says nothing for so long is replaced
@@ -68,10 +68,11 @@ class RayBackend(Accepting[_Live]):
 
     def __init__(
         self, state_dir: Path | str, address: str, *, shared: Path | str | None = None, node_folder: Path | str | None = None,
-        clock: Callable[[], float] = time.time,
+        log_limit: int = LOG_LIMIT, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         """`shared`: a folder that all nodes see, for checkpoints (else the state folder, if they see that). `node_folder`: where each
-        node keeps what its attempts need while they run (else below /var/tmp)."""
+        node keeps what its attempts need while they run (else below /var/tmp). `log_limit`: bytes of a rank's log, there and here;
+        0 = no limit."""
         host, _, port = address.rpartition(":")
         if "://" in address or not host or not port.isdecimal():
             raise InputError(f"--address {address}: give HOST:PORT of Ray's head; `up` itself runs on a machine of the cluster")
@@ -80,6 +81,7 @@ class RayBackend(Accepting[_Live]):
         super().__init__(state_dir, clock)
         self.address = address
         self.shared = os.path.abspath(shared or self.state)
+        self._log_limit = log_limit
         self._base = "" if node_folder is None else os.path.abspath(node_folder)
         self._nodes: dict[str, NodeSeen] = {}
         self._bridge: subprocess.Popen[bytes] | None = None
@@ -260,7 +262,7 @@ class RayBackend(Accepting[_Live]):
 
     def _serve(self) -> None:
         """One bridge, from its start until it goes."""
-        argv = [sys.executable, "-c", MAIN, str(ROOT), self.address, self.state, self._base, self.shared]
+        argv = [sys.executable, "-c", MAIN, str(ROOT), self.address, self.state, self._base, self.shared, str(self._log_limit)]
         with open(f"{self.state}/ray-bridge.log", "ab", opener=files.private) as errors:
             if errors.tell() > LOG_BYTES:
                 errors.truncate(0)

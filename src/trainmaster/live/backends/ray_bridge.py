@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import math
 import os
 import re
@@ -36,6 +37,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray._private.state import available_resources_per_node
 from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
@@ -44,7 +46,9 @@ from trainmaster.errors import InputError
 from trainmaster.live.backends import ray_actor
 from trainmaster.live.backends.accepting import Key, of_end
 from trainmaster.live.backends.base import Attempt, NodeShare
+from trainmaster.live.backends.ray_spares import Spares
 from trainmaster.live.node import folder as files
+from trainmaster.live.node.log_bound import Bound
 from trainmaster.live.node.plan import plan as plan_of
 from trainmaster.live.node.supervisor import GANG_GRACE_S
 from trainmaster.live.node.tied import ORPHAN_GRACE_S, ORPHANED
@@ -53,6 +57,8 @@ from trainmaster.live.spec import JobSpec
 T = TypeVar("T")
 
 CALL_S = 10.0  # for any answer of Ray that waits for nothing
+ROOM_S = 1.0  # for what was given back to show in Ray's books
+ROOM_LOOK_S = 0.03
 PLACE_S = 20.0  # for a placement group on nodes that have the room; then somebody else has taken it
 ACTOR_S = 60.0  # for an actor to start in it
 WATCH_S = 20.0
@@ -101,11 +107,12 @@ class Part:
     missed_s: float | None = None  # monotonic: since when its actor does not answer
 
 
-def main(address: str, state: str, base: str | None, shared: str) -> None:
+def main(address: str, state: str, base: str | None, shared: str, log_limit: int) -> None:
     says = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what Ray prints is for the log
     threading.Thread(target=_start_to_listen, daemon=True).start()
     os.environ |= {"RAY_SCHEDULER_EVENTS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it warns of every actor that is what ours are
     namespace = namespace_of(state)
     host, _, port = address.rpartition(":")
     try:
@@ -114,7 +121,7 @@ def main(address: str, state: str, base: str | None, shared: str) -> None:
     except Exception as error:  # whatever it is, it is the operator's to read
         says.write(json.dumps({"failed": _line(error)}) + "\n")
         os._exit(1)
-    asyncio.run(Bridge(state, namespace, base, shared, says.write).run())
+    asyncio.run(Bridge(state, namespace, base, shared, log_limit, says.write).run())
 
 
 _TOLD: list[str] = []
@@ -147,17 +154,22 @@ def shared_token(shared: str) -> tuple[str, str]:
 
 
 class Bridge:
-    def __init__(self, state: str, namespace: str, base: str | None, shared: str, write: Callable[[str], Any]) -> None:
-        self.state, self.namespace, self.base, self.shared = state, namespace, base, shared
+    def __init__(
+        self, state: str, namespace: str, base: str | None, shared: str, log_limit: int, write: Callable[[str], Any]
+    ) -> None:  # fmt: skip
+        self.state, self.namespace, self.base, self.shared, self.log_limit = state, namespace, base, shared, log_limit
         self.token = shared_token(shared)
+        self.bounds_logs = log_limit > 0
         self._write = write
         ray.cloudpickle.register_pickle_by_value(ray_actor)
         self.code, self.version = _code()
         self.holder = ray.remote(ray_actor.Holder)
+        self.spares = Spares()
         self.gangs: dict[Key, Gang] = {}
         self.nodes: dict[str, dict[str, Any]] = {}  # by id, as Ray has them
         self.available: dict[str, dict[str, float]] = {}
         self.nodes_s = 0.0  # monotonic: when that was
+        self._looking: asyncio.Task[None] | None = None
         self.dead_s: dict[str, float] = {}  # monotonic: since when a node is seen dead
         self.names = dict(files.read_json(f"{state}/ray-names.json") or {})  # of nodes, by id
         self.told: list[dict[str, Any]] = []
@@ -233,6 +245,24 @@ class Bridge:
         inventory = self._inventory()
         self.say(**({"nodes": inventory} if inventory != self.told else {"alive": True}))
         self.told = inventory
+        for raylet, number in self.spares.missing(nodes):
+            background(asyncio.to_thread(self.spares.start, raylet, number))
+
+    def has_room(self, bundles: list[dict[str, float]], ids: list[str]) -> bool:
+        """In Ray's books, as they were seen last."""
+        free = [(self.available.get(id, {}), bundle) for id, bundle in zip(ids, bundles, strict=True)]
+        return all(amount <= has.get(name, 0.0) + 1e-4 for has, bundle in free for name, amount in bundle.items())
+
+    async def look_for_room(self) -> None:
+        """At Ray's books; whoever asks meanwhile gets the same look."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_for_room())
+        await asyncio.shield(self._looking)
+
+    async def _look_for_room(self) -> None:
+        await asyncio.sleep(ROOM_LOOK_S)
+        with contextlib.suppress(TimeoutError, RayError, OSError, RuntimeError):
+            self.available = await within(CALL_S, available_resources_per_node)
 
     @property
     def answers(self) -> bool:
@@ -280,8 +310,13 @@ class Bridge:
     async def _sweep(self) -> None:
         """What an earlier controller has begun and nobody wants any more. An actor without a plan runs nothing."""
         with contextlib.suppress(TimeoutError, RayError):
+            actors = await within(CALL_S, ray.util.list_named_actors, True)
             groups = await within(CALL_S, ray.util.placement_group_table)
-            wanted = {gang.name for gang in self.gangs.values()}  # one that came meanwhile is not among the groups
+            wanted = {gang.name for gang in self.gangs.values()}  # one that came meanwhile is not among these
+            for actor in actors:
+                if actor["namespace"] == self.namespace and actor["name"].rpartition(".")[0] not in wanted:
+                    with contextlib.suppress(ValueError):  # it is gone
+                        ray.kill(await within(CALL_S, ray.get_actor, actor["name"], self.namespace))
             for id, group in groups.items():
                 owner, _, key = str(group["name"]).partition(":")
                 if owner == self.namespace and key not in wanted and group["state"] != "REMOVED":
@@ -298,6 +333,7 @@ class Gang:
         self.group: Any = None  # PlacementGroup
         self.parts: list[Part] = []
         self.held: list[tuple[str, float]] = []  # node ids and GPUs that are out of Ray's books for it
+        self.bounds: dict[str, Bound] = {}  # of its logs
         self.end: dict[str, Any] | None = None
         self.stop: dict[str, Any] | None = None
         self.stopped = asyncio.Event()
@@ -393,24 +429,36 @@ class Gang:
         return wait.result()
 
     async def _place(self, bundles: list[dict[str, float]], ids: list[str]) -> None:
-        def make() -> PlacementGroup:
+        def find() -> PlacementGroup | None:
             with contextlib.suppress(ValueError):  # made before this process was
                 return ray.util.get_placement_group(self.group_name)
-            return ray.util.placement_group(
+            return None
+
+        def make() -> PlacementGroup:
+            return find() or ray.util.placement_group(
                 bundles, strategy="PACK", name=self.group_name, lifetime="detached",
                 bundle_label_selector=[{"ray.io/node-id": id} for id in ids],
             )  # fmt: skip
 
+        if await patiently(find) is None:
+            await self._unless_stopped(self._await_room(bundles, ids))
         self.group = await patiently(make)
         if not await self._unless_stopped(within(PLACE_S + CALL_S, self.group.wait, PLACE_S)):
             wanted = ", ".join(f"{share.gpus:g} GPUs on {share.node}" for share in self.attempt.shares)
             raise Refused(f"Ray has not placed it within {PLACE_S:g} s: {wanted} are not free")
 
+    async def _await_room(self, bundles: list[dict[str, float]], ids: list[str]) -> None:
+        """What has just been given back shows late, and a group that is asked for earlier waits out Ray's back-off, up to a second."""
+        until_s = time.monotonic() + ROOM_S
+        while not self.bridge.has_room(bundles, ids) and time.monotonic() < until_s:
+            await self.bridge.look_for_room()
+
     async def _stand(self, part: Part, bundle: dict[str, float]) -> dict[str, Any]:
         strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=part.index)
-        part.actor = await within(CALL_S, self._make_actor, part, strategy, bundle)
         try:
-            facts: dict[str, Any] = await self._unless_stopped(ask(part.actor, ACTOR_S, "facts"))
+            with self.bridge.spares.used_on(part.node_id):
+                part.actor = await within(CALL_S, self._make_actor, part, strategy, bundle)
+                facts: dict[str, Any] = await self._unless_stopped(ask(part.actor, ACTOR_S, "facts"))
         except TimeoutError:
             raise Refused(f"its actor has not started on {part.node} within {ACTOR_S:g} s") from None
         except RayActorError as error:
@@ -443,7 +491,8 @@ class Gang:
             if there["cgroup"] is not None:
                 kind, parent = there["cgroup"]
                 cgroup = {"kind": kind, "folder": f"{parent}/trainmaster-{whose}-{self.name}.{part.index}"}
-            plan = plan_of(attempt, there["state"], gpus, port=port, cgroup=cgroup, limits=[], umask=self.bridge.umask, log_limit=0)
+            plan = plan_of(attempt, there["state"], gpus, port=port, cgroup=cgroup, limits=[], umask=self.bridge.umask,
+                           log_limit=self.bridge.log_limit)  # fmt: skip
             for what in ("ranks", "setups"):
                 plan[what] = [one for one in plan[what] if one["env"]["SLURM_NODEID"] == str(part.index)]
             for rank in plan["ranks"]:
@@ -497,10 +546,20 @@ class Gang:
                 with open(f"{self.folder}/{name}.log", "r+b" if offset else "wb", opener=files.private) as file:
                     file.seek(offset)
                     file.write(text)
+                self._bound(name)
         part.news, part.words, part.ready, part.started_s = said["news"], said["words"], said["ready"], said["started_s"]
         part.said, part.own, part.end = said["said"], said["own"], said["end"]
         if not said["begun"]:  # its actor is a new one
             part.end = {"lost": f"nothing of it is on {part.node} any more", "ended_s": time.time(), "asked": None}
+
+    def _bound(self, name: str) -> None:
+        """A log here, as its supervisor does on the node."""
+        if self.bridge.bounds_logs:
+            try:
+                self.bounds.setdefault(name, Bound(f"{self.folder}/{name}.log", self.bridge.log_limit)).look()
+            except OSError as error:
+                self.bridge.bounds_logs = False
+                print(f"the middle of a log cannot be dropped in {self.bridge.state} ({error}): limits of logs are off", file=sys.stderr)
 
     async def _miss(self, part: Part, error: BaseException) -> None:
         """It does not answer, or is not there."""
@@ -600,16 +659,19 @@ class Gang:
         self.end = end
 
     async def _let_go(self) -> None:
-        """Its placement group, with the actors in it; those that took another's place are not."""
+        """Its actors, and its placement group. An actor that Ray is to start anew on a node that died does not go with its group."""
+        answering = {part.index: part.actor for part in self.parts if part.actor is not None and part.missed_s is None}
+
         def remove() -> None:
-            for part in self.parts:
-                if part.actor is not None:
-                    with contextlib.suppress(RayError, ValueError):
-                        ray.kill(part.actor)
+            for index in range(len(self.attempt.shares)):
+                with contextlib.suppress(RayError, ValueError):
+                    ray.kill(answering.get(index) or ray.get_actor(f"{self.name}.{index}", self.bridge.namespace))
             with contextlib.suppress(ValueError):
                 ray.util.remove_placement_group(self.group or ray.util.get_placement_group(self.group_name))
 
         await patiently(remove)
+        for id, _ in self.held:
+            self.bridge.available.pop(id, None)  # Ray's books are to be looked at before anybody counts on it
         self.held = []
 
     # -- what is seen of it ------------------------------------------------------------------------------------------------------------
@@ -686,8 +748,6 @@ def background(work: Coroutine[Any, Any, Any]) -> None:
 
 
 def _look_at_nodes() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, float]]]:
-    from ray._private.state import available_resources_per_node
-
     return {node["NodeID"]: node for node in ray.nodes()}, available_resources_per_node()
 
 

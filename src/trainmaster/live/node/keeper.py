@@ -11,6 +11,7 @@ others, and a rank that fails on one node ends those of the others.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -257,9 +258,9 @@ class Keeper:
             offset = offsets.get(name, 0)
             if size > offset or (size == 0 and name not in offsets):
                 with contextlib.suppress(OSError):
-                    logs[name] = (offset, _read(f"{self.folder}/{name}.log", offset, room))
-                    room -= len(logs[name][1])
-                    whole &= offset + len(logs[name][1]) >= size
+                    begin, text = logs[name] = _read(f"{self.folder}/{name}.log", offset, room)
+                    room -= len(text)
+                    whole &= begin + len(text) >= size
         return logs, whole
 
     # -- its supervisor ----------------------------------------------------------------------------------------------------------------
@@ -343,10 +344,21 @@ def _problem(plan: dict[str, Any], shared: Sequence[str] | None) -> str | None:
     return None
 
 
-def _read(path: str, offset: int, most: int) -> bytes:
-    """Of a log, which may be a link to a file that the job named; a job may have put anything in its place."""
+def _read(path: str, offset: int, most: int) -> tuple[int, bytes]:
+    """The next bytes of a log that are not a hole (see `log_bound`), and where they are. It may be a link to a file that the job named;
+    a job may have put anything in its place."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return os.pread(descriptor, max(most, 0), offset) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode) or about.st_size <= offset:
+            return offset, b""
+        try:
+            begin = os.lseek(descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            begin = about.st_size - 1  # it ends with a hole, whose last byte says how long it is
+        end = max(os.lseek(descriptor, begin, os.SEEK_HOLE), begin + 1)
+        return begin, os.pread(descriptor, max(min(most, end - begin), 0), begin)
     finally:
         os.close(descriptor)

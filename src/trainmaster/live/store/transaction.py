@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from itertools import compress, groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Executable, Table, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -190,15 +191,10 @@ class Transaction:
 
     def _insert_missing(self, table: Table, rows: list[dict[str, Any]]) -> None:
         if rows:
-            self._execute(self._dialect_insert(table).on_conflict_do_nothing(), rows)
+            self._execute(dialect_insert(self._connection.dialect.name, table).on_conflict_do_nothing(), rows)
 
     def _upsert(self, table: Table, keys: tuple[str, ...], row: dict[str, Any]) -> None:
-        made = self._dialect_insert(table)
-        others = {name: made.excluded[name] for name in row if name not in keys}
-        self._execute(made.on_conflict_do_update(index_elements=keys, set_=others), row)
-
-    def _dialect_insert(self, table: Table) -> Any:
-        return (sqlite if self._connection.dialect.name == "sqlite" else postgresql).insert(table)
+        self._execute(upsert(self._connection.dialect.name, table, keys, tuple(row)), row)
 
     def _update(self, table: Table, keys: tuple[str, ...], changes: Iterable[tuple[tuple[int, ...], Mapping[str, Any]]]) -> None:
         merged: dict[tuple[int, ...], dict[str, Any]] = {}
@@ -212,10 +208,29 @@ class Transaction:
         for columns, rows in by_columns.items():
             if not columns:
                 continue
-            statement = update(table).where(and_(*(table.c[name] == bindparam(f"key_{name}") for name in keys)))
-            found = self._execute(statement.values({name: bindparam(f"new_{name}") for name in columns}), rows).rowcount
+            found = self._execute(update_of(table, keys, columns), rows).rowcount
             if found != len(rows):
                 raise InvariantBroken(f"{table.name}: {len(rows)} rows to change {', '.join(columns)} of, {found} found")
+
+
+# Making a statement takes longer than running it. There are as many as there are sets of columns that change together: some dozens.
+
+
+@cache
+def update_of(table: Table, keys: tuple[str, ...], columns: tuple[str, ...]) -> Executable:
+    statement = update(table).where(and_(*(table.c[name] == bindparam(f"key_{name}") for name in keys)))
+    return statement.values({name: bindparam(f"new_{name}") for name in columns})
+
+
+@cache
+def upsert(dialect: str, table: Table, keys: tuple[str, ...], columns: tuple[str, ...]) -> Executable:
+    made = dialect_insert(dialect, table)
+    others = {name: made.excluded[name] for name in columns if name not in keys}
+    return cast("Executable", made.on_conflict_do_update(index_elements=keys, set_=others))
+
+
+def dialect_insert(dialect: str, table: Table) -> Any:
+    return (sqlite if dialect == "sqlite" else postgresql).insert(table)
 
 
 NEW_KEY = {  # by dialect
