@@ -199,7 +199,7 @@ def is_stale(S, i):
 @kernel
 def push_due(S, row):
     c = S
-    if c.heap == len(S.heap_s):  # drop what is stale; live entries are at most one a job
+    if c.heap == len(S.heap_s) or c.heap > 2 * c.n_holding + 64:  # drop what is stale; at most one a holding job is not
         n = 0
         for i in range(c.heap):
             if not is_stale(S, i):
