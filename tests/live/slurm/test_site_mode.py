@@ -265,8 +265,11 @@ def test_what_the_process_of_a_user_says_of_another_users_job_is_not_believed(tm
     backend._agents["eve"].leave()
 
 
-def test_a_process_that_makes_no_sense_is_left_alone_and_its_jobs_are_not_taken_for_lost(tmp_path: Path) -> None:
-    backend = site_of(tmp_path, liar(tmp_path, json.dumps(asdict(Word())), '{"seen": [{"job": "x"}]}'))
+@pytest.mark.parametrize("about", [{"exit_code": "x"}, {"ended_s": float("nan")}, {"step": 10**30}, {"message": "x" * 10_000}])
+def test_a_process_that_makes_no_sense_is_left_alone_and_its_jobs_are_not_taken_for_lost(tmp_path: Path, about: dict[str, Any]) -> None:
+    """A time that is no number, say, would go into the sums by which users share."""
+    word = {"seen": [{"job": 2, "attempt": 1, "seen": "ended", **about}]}
+    backend = site_of(tmp_path, liar(tmp_path, json.dumps(asdict(Word())), json.dumps(word)))
     backend._agents["eve"].look_after((2, 1))
     wait_until(lambda: "understood" in backend._agents["eve"].trouble)
     assert {one.seen for one in backend.observe()} == {Seen.UNKNOWN}

@@ -1,7 +1,7 @@
 """The Slurm backend of one user, as a process of that user's: what a controller in site mode talks to (see slurm_users).
 
     stdin    a Hello, then Requests, a line of JSON each; at its end the process goes, and jobs run on
-    stdout   Words: first an empty one, then answers to requests and, whenever something has changed, all that it sees
+    stdout   Words: first an empty one, then, whenever something has changed, all that it sees, and which requests it has obeyed by then
 
 Its state folder is in the user's own home, which nobody else can write: there the attempts are what they are in personal mode.
 """
@@ -14,7 +14,9 @@ import os
 import pwd
 import sys
 import threading
-from dataclasses import asdict, dataclass
+import traceback
+from collections import deque
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from pydantic import TypeAdapter
@@ -25,7 +27,8 @@ from trainmaster.live.backends.base import Attempt, Observation
 from trainmaster.live.backends.slurm import SlurmBackend
 
 LINE_BYTES = 64 << 20  # of a request: a job's environment and script; of a word: thousands of observations
-PAUSE_S = 0.05  # between two words about everything
+MESSAGE = 2_000  # characters of an observation's
+PAUSE_S = 0.05  # between two words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +65,11 @@ def main() -> None:
     """`trainmaster-as-user`, which takes no arguments: the one program that a site lets the controller run as its users."""
     words = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else prints
-    saying, changed, over = threading.Lock(), threading.Event(), threading.Event()
+    changed, over = threading.Event(), threading.Event()
 
     def say(word: Word) -> None:
-        with saying:
-            words.write(f"{json.dumps(asdict(word))}\n")
-            words.flush()
+        words.write(f"{json.dumps(asdict(word))}\n")  # in which NaN may stand: a job's own figures
+        words.flush()
 
     say(Word())
     hello = HELLO.validate_json(sys.stdin.buffer.readline(LINE_BYTES))
@@ -84,24 +86,35 @@ def main() -> None:
         say(Word(trouble=str(problem)))
         sys.exit(1)
 
+    answers: deque[tuple[int, str]] = deque()
+
     def tell() -> None:
         while not over.is_set():
             changed.wait()
             changed.clear()
-            say(Word(seen=tuple(backend.observe()), placed=tuple((*key, node) for key, node, _ in backend.placed())))
+            answered = tuple(answers.popleft() for _ in range(len(answers)))  # first: what is seen is no older
+            placed = tuple((*key, node) for key, node, _ in backend.placed())
+            seen = tuple(replace(one, message=one.message[:MESSAGE]) for one in backend.observe())
+            say(Word(answers=answered, seen=seen, placed=placed))
             over.wait(PAUSE_S)
 
-    threading.Thread(target=tell, name="words", daemon=True).start()
+    def tell_or_go() -> None:
+        try:
+            tell()
+        except BaseException:  # the controller has gone, or a process that says nothing more would be waited for
+            traceback.print_exc()
+            os._exit(1)
+
+    threading.Thread(target=tell_or_go, name="words", daemon=True).start()
     changed.set()
     try:
         while line := sys.stdin.buffer.readline(LINE_BYTES):
             request = REQUEST.validate_json(line)
-            error = ""
             try:
                 _do(backend, request)
+                answers.append((request.id, ""))
             except TrainmasterError as problem:
-                error = str(problem)
-            say(Word(seen=tuple(backend.observe()), answers=((request.id, error),)))
+                answers.append((request.id, str(problem)))
             changed.set()
     finally:
         over.set()

@@ -16,6 +16,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import os
 import pwd
 import secrets
@@ -28,20 +29,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from trainmaster.errors import BackendError, InputError
 from trainmaster.live.backends.accepting import LOG_LIMIT, Key, remove
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
 from trainmaster.live.backends.slurm import SlurmBackend
-from trainmaster.live.backends.slurm_agent import HELLO, LINE_BYTES, REQUEST, Hello, Request, Word
+from trainmaster.live.backends.slurm_agent import HELLO, LINE_BYTES, MESSAGE, PAUSE_S, REQUEST, Hello, Request, Word
 from trainmaster.live.node import folder as files
+from trainmaster.live.node.said import METRICS
 
 FIRST_UID = 1_000  # accounts below are the system's
 RETRY_S = 5.0  # before a user's process that has gone is started again
 IDLE_S = 60.0  # a process of whose user nothing is there goes after so long: each asks slurmctld once a second
 LEAVE_S = 5.0
 SITE_FILE = "site.json"
+MOST = 1 << 62
 WORD = TypeAdapter(Word)
 
 log = logging.getLogger(__name__)
@@ -340,7 +343,9 @@ class Agent:
         while line := process.stdout.readline(LINE_BYTES):
             try:
                 word = WORD.validate_json(line)
-            except ValidationError:
+                if not all(map(_is_sane, word.seen or ())):
+                    raise ValueError
+            except ValueError:  # pydantic's, too
                 why = "its process says what cannot be understood"
                 break
             if writer is None:  # from here on it is the user's process that listens, not sudo
@@ -348,6 +353,7 @@ class Agent:
                 writer.start()
             self._hear(word)
             why = word.trouble or why
+            time.sleep(PAUSE_S / 2)  # one that talks without end is not listened to without end
         with self._work:
             gone, self._process = self._process, None
             self._work.notify_all()
@@ -365,6 +371,8 @@ class Agent:
 
     def _hear(self, word: Word) -> None:
         with self._work:
+            if word.answers or word.seen is not None:
+                self.trouble = ""
             for id, error in word.answers:
                 request = self._pending.pop(id, None)
                 if error and request is not None:
@@ -372,11 +380,9 @@ class Agent:
                     self.trouble = error[:300]
             if word.seen is not None:
                 self._seen = {(one.job, one.attempt): one for one in word.seen}
-                if not word.answers:
-                    self.trouble = ""
-                    self._placed = {}
-                    for job, attempt, node in word.placed:
-                        self._placed.setdefault((job, attempt), []).append(node)
+                self._placed = {}
+                for job, attempt, node in word.placed:
+                    self._placed.setdefault((job, attempt), []).append(node)
             elif word.trouble:
                 self.trouble = word.trouble[:300]
         self._changed()
@@ -403,6 +409,18 @@ class Agent:
         finally:
             with contextlib.suppress(OSError):
                 stdin.close()
+
+
+def _is_sane(one: Observation) -> bool:
+    """Of numbers that are added up with those of others, and lengths."""
+    counts = (one.exit_code, one.step, one.saved_step)
+    return (
+        all(count is None or 0 <= count < MOST for count in counts)
+        and all(time_s is None or 0 <= time_s < MOST for time_s in (one.started_s, one.ended_s))
+        and all(figure is None or math.isfinite(figure) for figure in (one.rate, *one.metrics.values()))
+        and len(one.metrics) <= METRICS
+        and len(one.message) <= MESSAGE
+    )
 
 
 def _keep_last(stderr: IO[bytes], last: deque[str]) -> None:
