@@ -161,8 +161,14 @@ class Handover:
         for row, parts in claims.items():
             self._promise(row, parts)
         self.held, self.drains = dict(held), dict(drains)
-        for parts in (*self.held.values(), *(drain.parts for drain in drains.values())):
-            self._take(parts)
+        there = [*self.held.values(), *(drain.parts for drain in drains.values())]
+        whole = [parts for parts in there if not parts.shares]
+        if whole:
+            amounts = np.stack([np.concatenate([getattr(parts, name) for parts in whole]) for name in ("milli", "cpu_milli", "memory_mib")])
+            np.subtract.at(self.free, np.concatenate([parts.node for parts in whole]), amounts.T)
+        for parts in there:
+            if parts.shares:
+                self._take(parts)
 
     def of(self, row: int) -> Parts | None:
         """What a job has in fact."""

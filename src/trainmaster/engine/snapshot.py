@@ -60,7 +60,7 @@ def take(engine: Engine) -> Snapshot:
         now_s=float(clock["now_s"]),
         decisions=int(clock["decisions"]),
         decide_s=float(clock["decide_s"]),
-        state=jobs[rows].copy(),
+        state=jobs[rows],
         parts={id: on_its_node(engine, given(engine, row)) for id, row in zip(seq[order].tolist(), order.tolist(), strict=True)},
         running=tuple(seq[order].tolist()),
         claims=() if handover is None else tuple(int(seq[row]) for row in handover.claims),

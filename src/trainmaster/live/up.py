@@ -121,7 +121,7 @@ def _slurm(settings: Settings) -> Backend:
     if settings.as_user is not None:
         from trainmaster.live.backends.slurm_users import SlurmAsUsers
 
-        return SlurmAsUsers(settings.state, settings.as_user, log_limit=log_limit)
+        return SlurmAsUsers(settings.state, settings.as_user.absolute(), log_limit=log_limit)
     from trainmaster.live.backends.slurm import SlurmBackend
 
     return SlurmBackend(settings.state, log_limit=log_limit)

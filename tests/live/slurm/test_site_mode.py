@@ -26,6 +26,7 @@ import pytest
 from live.backends.harness import PATIENCE_S, Harness
 from live.scripts import script
 from live.slurm.cluster import why_not
+from trainmaster.errors import InputError
 from trainmaster.live.backends import slurm_users
 from trainmaster.live.backends.base import Attempt, NodeShare, Observation, Seen
 from trainmaster.live.backends.slurm_agent import Hello, Request, Word
@@ -33,9 +34,11 @@ from trainmaster.live.backends.slurm_users import Agent, Mark, SlurmAsUsers
 from trainmaster.live.controller import Controller
 from trainmaster.live.plane import Plane
 from trainmaster.live.rules import Rules
+from trainmaster.live.settings import settings_of
 from trainmaster.live.spec import JobSpec
 from trainmaster.live.states import State
 from trainmaster.live.store import Store
+from trainmaster.live.up import backend_of
 from trainmaster.policies.registry import find_policy
 
 SOURCE = Path(__file__).parents[3] / "src"
@@ -225,6 +228,13 @@ def test_the_controller_stops_one_users_job_for_anothers_and_takes_it_up_again(s
 
 
 # ------------------------------------------------------------------------------------------- without Slurm: a process that lies
+
+
+def test_as_user_chooses_site_mode_and_goes_with_slurm_alone(tmp_path: Path) -> None:
+    flags = {"state": tmp_path, "as_user": Path("/opt/trainmaster/bin/trainmaster-as-user")}
+    assert isinstance(backend_of(settings_of({**flags, "backend": "slurm"})), SlurmAsUsers)
+    with pytest.raises(InputError, match="--as-user goes with --backend slurm"):
+        backend_of(settings_of({**flags, "backend": "local"}))
 
 
 def wait_until(reached: Callable[[], bool]) -> None:
