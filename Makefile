@@ -89,6 +89,7 @@ bench: setup
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/elastic.py
 	$(BIN)/python bench/live.py
+	$(BIN)/python bench/scale.py
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/train.py
 

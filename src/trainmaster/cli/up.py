@@ -43,6 +43,7 @@ def arguments(parser: ArgumentParser) -> None:
     add("--backend", choices=("local", "slurm", "ray"), help="what carries jobs out (default: local); docs/slurm.md")
     add("--address", metavar="A", help="of the system underneath")
     add("--shared", metavar="DIR", type=Path, help="a folder that all nodes see: checkpoints, snapshots (default: the state folder)")
+    add("--as-user", metavar="PROGRAM", type=Path, help="slurm: jobs run as their users, by sudo PROGRAM (docs/slurm.md)")
     add("--shadow", action="store_true", default=None, help="watch it, touch nothing: what would each policy have gained?")
     add("--since", metavar="WHEN", help="of a shadow: how far back, e.g. 30d or 2026-11-01 (default: 14d)")
     add("--slots", metavar="N", type=_whole, help="accelerators where there are no GPUs (default: CPU cores)")

@@ -75,13 +75,13 @@ def build_state(jobs: JobTable, cluster: Cluster, rates: Floats | None, types: S
     for i, pool in enumerate(pools):
         # an accelerator type is a column of `rates`; nodes without GPUs have none, and no gang runs there
         S.pools[i]["type"] = types.index(pool.type) if pool.type in types else len(types) + all_types.index(pool.type)
-    for i, node in enumerate(cluster.nodes):
-        if cluster.present[i]:
-            S.nodes[i]["up"] = 1
-            S.buckets[pool_of_node[i], node.gpus, i >> 6] |= np.uint64(1) << np.uint64(i & 63)
-            S.bucket_size[pool_of_node[i], node.gpus] += 1
-            S.pools[pool_of_node[i]]["total_milli"] += node.gpus * GPU_MILLI
-            S.pools[pool_of_node[i]]["free_milli"] += node.gpus * GPU_MILLI
+    here = np.flatnonzero(cluster.present)
+    node_gpus, node_pool = np.array([node.gpus for node in cluster.nodes], np.int64)[here], np.array(pool_of_node, np.int64)[here]
+    S.nodes["up"][here] = 1
+    np.bitwise_or.at(S.buckets, (node_pool, node_gpus, here >> 6), np.uint64(1) << (here & 63).astype(np.uint64))
+    np.add.at(S.bucket_size, (node_pool, node_gpus), 1)
+    for total in ("total_milli", "free_milli"):
+        np.add.at(S.pools[total], node_pool, node_gpus * GPU_MILLI)
 
     _fill_jobs(S.jobs, jobs, klass, queue, cpu_milli, memory_mib)
     S.keys[:, 0] = -jobs.priority
@@ -142,14 +142,13 @@ def _classes(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _fill_nodes(nodes: np.ndarray, cluster: Cluster, pool_of_node: list[int]) -> None:
     nodes[:] = np.zeros(len(nodes), NODE)
-    slot = 0
-    for row, node in zip(nodes, cluster.nodes, strict=True):
-        row["gpus"], row["free_milli"], row["slot"], row["pooled"] = node.gpus, node.gpus * GPU_MILLI, slot, node.pooled
-        if node.cpus is not None:
-            row["counts_cpu"], row["cpu_free_milli"] = 1, round(node.cpus * 1000)
-        if node.memory_gib is not None:
-            row["counts_memory"], row["memory_free_mib"] = 1, round(node.memory_gib * 1024)
-        slot += node.gpus
+    gpus = np.array([node.gpus for node in cluster.nodes], np.int64)
+    nodes["gpus"], nodes["free_milli"], nodes["slot"] = gpus, gpus * GPU_MILLI, np.cumsum(gpus) - gpus
+    nodes["pooled"] = [node.pooled for node in cluster.nodes]
+    nodes["counts_cpu"] = [node.cpus is not None for node in cluster.nodes]
+    nodes["cpu_free_milli"] = [round((node.cpus or 0.0) * 1000) for node in cluster.nodes]
+    nodes["counts_memory"] = [node.memory_gib is not None for node in cluster.nodes]
+    nodes["memory_free_mib"] = [round((node.memory_gib or 0.0) * 1024) for node in cluster.nodes]
     nodes["pool"] = pool_of_node
 
 

@@ -219,12 +219,13 @@ class Engine:
             kernels.set_node(S.clock, np.int32(node), True)
         packed = compiled(find_placement("packed").pick, kernels.PICK)
         least_milli = np.rint(self.policy.least_gpus(self.jobs) * GPU_MILLI).astype(np.int64)
-        _, first, kind = np.unique(np.stack([S.jobs["klass"], least_milli]), axis=1, return_index=True, return_inverse=True)
+        demand = S.jobs["klass"].astype(np.int64) * (least_milli.max(initial=0) + 1) + least_milli
+        _, first, kind = np.unique(demand, return_index=True, return_inverse=True)
         for number, row in enumerate(first.tolist()):
             queue, milli = S.queues[S.jobs[row]["queue"]], int(least_milli[row])
             over_quota = self.cluster.queues and not queue["borrow"] and milli > queue["quota_milli"]
             if over_quota or not self._could_run(row, milli, packed):
-                same = kind.reshape(-1) == number
+                same = kind == number
                 self.outcome[same] = UNSCHEDULABLE
                 self.reason[same] = self._why_never(row, milli, bool(over_quota))
                 S.jobs["phase"][same] = ENDED

@@ -9,11 +9,13 @@ starting take time, the promise is kept here until those who must go have gone:
 
 A claim is handed over, in order of promise, as soon as its nodes have room for it in fact (whole GPUs that nobody shares, and of a
 shared one enough), and no earlier attempt of the job itself still drains. It may be taken back until then, and nobody was disturbed
-for it. A drain that never ends keeps its GPUs.
+for it. A drain that never ends keeps its GPUs. Claims are looked at when they are made and when one of their nodes has more room than
+before: thousands may wait while jobs end one by one.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -41,6 +43,10 @@ class Parts:
     cpu_milli: Ints
     memory_mib: Ints
     allocation: int = -1  # its row in the log, -1 = of an engine before this one
+    shares: bool = field(init=False)  # some part is of a shared GPU
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shares", bool((self.slot >= 0).any()))
 
 
 @dataclass(slots=True)
@@ -66,6 +72,11 @@ class Handover:
     engine: Engine
     executor: Executor
     claims: dict[int, Parts] = field(default_factory=dict)  # in order of promise
+    promised: dict[int, int] = field(default_factory=dict)  # the number of each promise: they ascend
+    claimants: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))  # of each node
+    roomier: set[int] = field(default_factory=set)  # nodes with more room than when their claimants were last looked at
+    unlooked: set[int] = field(default_factory=set)  # claims to be looked at whatever their nodes
+    promises: int = 0
     held: dict[int, Parts] = field(default_factory=dict)
     drains: dict[int, Drain] = field(default_factory=dict)
     free: NDArray[Any] = field(init=False)  # [nodes, 3]: thousandths of unshared GPUs and of CPUs, MiB, that nobody has in fact
@@ -93,8 +104,8 @@ class Handover:
         clock["n_acts"] = 0
         for row, what in acts:
             if what == CLAIM:
-                self.claims[row] = self.engine.parts(row)
-            elif self.claims.pop(row, None) is None:  # else it was a promise, and nobody was disturbed
+                self._promise(row, self.engine.parts(row))
+            elif not self._unpromise(row):  # else it was a promise, and nobody was disturbed
                 parts = self.held.pop(row)
                 if what == DRAIN:
                     self.drains[row] = Drain(parts, float(clock["now_s"]))
@@ -106,10 +117,14 @@ class Handover:
     def hand_over(self) -> None:
         """Give claims what is free in fact, in order of promise."""
         S = self.engine.state
-        for row, parts in list(self.claims.items()):
+        rows = self.unlooked.union(*(self.claimants.get(node, ()) for node in self.roomier))
+        self.unlooked.clear()
+        self.roomier.clear()
+        for row in sorted(rows, key=self.promised.__getitem__):
+            parts = self.claims[row]
             if row in self.drains or not self._take_if_free(parts):
                 continue
-            del self.claims[row]
+            self._unpromise(row)
             self.held[row] = parts
             kernels.hand_over(S.clock, np.int32(row))
             self.executor.start(int(S.jobs[row]["seq"]), parts)
@@ -128,6 +143,8 @@ class Handover:
         if drain.parts.allocation >= 0:
             S.alloc_end_s[drain.parts.allocation] = self.engine.clock["now_s"]
         self._give(drain.parts)
+        if row in self.claims:
+            self.unlooked.add(row)
 
     def release(self, row: int) -> None:
         """A job that held its GPUs in fact holds nothing any more."""
@@ -139,13 +156,19 @@ class Handover:
         self.held[row] = self.engine.parts(row)
         self._take(self.held[row])
 
-    def resume(self, claims: list[int], held: list[int], drains: dict[int, Drain]) -> None:
-        """Who holds what in fact, in an engine that has just been built."""
-        self.claims = {row: self.engine.parts(row) for row in claims}
-        self.held = {row: self.engine.parts(row) for row in held}
-        self.drains = dict(drains)
-        for parts in (*self.held.values(), *(drain.parts for drain in drains.values())):
-            self._take(parts)
+    def resume(self, claims: dict[int, Parts], held: dict[int, Parts], drains: dict[int, Drain]) -> None:
+        """Who holds what in fact, in an engine that has just been built; `claims` in order of promise."""
+        for row, parts in claims.items():
+            self._promise(row, parts)
+        self.held, self.drains = dict(held), dict(drains)
+        there = [*self.held.values(), *(drain.parts for drain in drains.values())]
+        whole = [parts for parts in there if not parts.shares]
+        if whole:
+            amounts = np.stack([np.concatenate([getattr(parts, name) for parts in whole]) for name in ("milli", "cpu_milli", "memory_mib")])
+            np.subtract.at(self.free, np.concatenate([parts.node for parts in whole]), amounts.T)
+        for parts in there:
+            if parts.shares:
+                self._take(parts)
 
     def of(self, row: int) -> Parts | None:
         """What a job has in fact."""
@@ -154,11 +177,29 @@ class Handover:
     def starting(self, row: int) -> bool:
         return row in self.held and self.engine.state.jobs[row]["phase"] == STARTING
 
+    def _promise(self, row: int, parts: Parts) -> None:
+        self.promises += 1
+        self.claims[row], self.promised[row] = parts, self.promises
+        self.unlooked.add(row)
+        for node in parts.node.tolist():
+            self.claimants[node].add(row)
+
+    def _unpromise(self, row: int) -> bool:
+        """Whether there was such a claim."""
+        parts = self.claims.pop(row, None)
+        if parts is None:
+            return False
+        del self.promised[row]
+        self.unlooked.discard(row)
+        for node in parts.node.tolist():
+            self.claimants[node].discard(row)
+        return True
+
     def _take_if_free(self, parts: Parts) -> bool:
         self._take(parts)
         fits = bool((self.free[parts.node] >= 0).all()) and all(self.shared[slot] <= GPU_MILLI for slot in parts.slot.tolist() if slot >= 0)
         if not fits:
-            self._give(parts)
+            self._put_back(parts)
         return fits
 
     def _take(self, parts: Parts) -> None:
@@ -169,6 +210,10 @@ class Handover:
             self.free[node] -= (milli, cpu_milli, memory_mib)
 
     def _give(self, parts: Parts) -> None:
+        self._put_back(parts)
+        self.roomier.update(parts.node.tolist())
+
+    def _put_back(self, parts: Parts) -> None:
         for node, milli, slot, cpu_milli, memory_mib in rows_of(parts):
             if slot >= 0:
                 left = self.shared.pop(slot) - milli

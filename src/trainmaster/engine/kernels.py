@@ -1906,23 +1906,27 @@ def decide_soon(clock):
     stir(clock[0])
 
 
-@late(types.void(STATE, types.int32, _I, _L, _I, _L, _L))
-def hold_again(clock, row, nodes, milli, slots, cpu_milli, memory_mib):
-    """Enter the parts a job holds into the ledger of an engine that has just been built; its record is as it was."""
+@late(types.void(STATE, _I, _L, _I, _L, _I, _L, _L))
+def hold_again(clock, rows, begins, nodes, milli, slots, cpu_milli, memory_mib):
+    """Enter what jobs hold into the ledger of an engine that has just been built; their records are as they were.
+
+    The parts of the k-th job are those from begins[k] to begins[k + 1], its entry in the log is the k-th from now.
+    """
     S = clock[0]
-    begin = S.n_parts
-    for i in range(len(nodes)):
-        put(S, np.int64(nodes[i]), milli[i], cpu_milli[i], memory_mib[i], np.int64(slots[i]))
-    j, a = S.jobs[row], S.n_allocations
-    S.alloc_job[a], S.alloc_start_s[a], S.alloc_end_s[a] = row, j.held_since_s, np.nan
-    S.alloc_offset[a], S.alloc_offset[a + 1] = begin, S.n_parts
-    S.n_allocations += 1
-    j.allocation = a
-    S.queues[j.queue].used_milli += j.held_milli
-    S.n_holding += 1
-    S.active_milli += j.milli
-    if j.work_left < np.inf:
-        S.finite_holding += 1
-    add_running(S, row)
-    if j.phase == RUNNING:
-        find_rate(S, row)
+    for k in range(len(rows)):
+        row, begin = rows[k], S.n_parts
+        for i in range(begins[k], begins[k + 1]):
+            put(S, np.int64(nodes[i]), milli[i], cpu_milli[i], memory_mib[i], np.int64(slots[i]))
+        j, a = S.jobs[row], S.n_allocations
+        S.alloc_job[a], S.alloc_start_s[a], S.alloc_end_s[a] = row, j.held_since_s, np.nan
+        S.alloc_offset[a], S.alloc_offset[a + 1] = begin, S.n_parts
+        S.n_allocations += 1
+        j.allocation = a
+        S.queues[j.queue].used_milli += j.held_milli
+        S.n_holding += 1
+        S.active_milli += j.milli
+        if j.work_left < np.inf:
+            S.finite_holding += 1
+        add_running(S, row)
+        if j.phase == RUNNING:
+            find_rate(S, row)

@@ -29,6 +29,7 @@ CARRIED = (
     "preemptions", "migrations", "resizes", "failures", "share_milli", "config", "as_asked",
 )  # fmt: skip
 
+PART_COLUMNS = ("node", "milli", "slot", "cpu_milli", "memory_mib")
 BOUND = "jobs"  # where a policy that makes its arrays later keeps how long they are to be
 
 
@@ -59,8 +60,8 @@ def take(engine: Engine) -> Snapshot:
         now_s=float(clock["now_s"]),
         decisions=int(clock["decisions"]),
         decide_s=float(clock["decide_s"]),
-        state=jobs[rows].copy(),
-        parts={int(seq[row]): on_its_node(engine, engine.parts(int(row))) for row in order},
+        state=jobs[rows],
+        parts={id: on_its_node(engine, given(engine, row)) for id, row in zip(seq[order].tolist(), order.tolist(), strict=True)},
         running=tuple(seq[order].tolist()),
         claims=() if handover is None else tuple(int(seq[row]) for row in handover.claims),
         drains={int(seq[row]): replace(drain, parts=on_its_node(engine, drain.parts)) for row, drain in drains.items()},
@@ -82,11 +83,14 @@ def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
     for name in CARRIED:
         S.jobs[name][rows] = state[name]
     held = [seq for seq in snapshot.running if seq in known]
-    draining = {seq: replace(drain.parts, allocation=-1) for seq, drain in snapshot.drains.items() if seq in known}
+    draining = {seq: drain.parts for seq, drain in snapshot.drains.items() if seq in known}
     slot_of = slots_here(engine, [*(snapshot.parts[seq] for seq in held), *draining.values()])
-    for seq in held:
-        parts = here_now(snapshot.parts[seq], slot_of)
-        kernels.hold_again(S.clock, np.int32(known[seq]), parts.node, parts.milli, parts.slot, parts.cpu_milli, parts.memory_mib)
+    first = int(clock["n_allocations"])
+    holds = {known[seq]: here_now(snapshot.parts[seq], slot_of, first + number) for number, seq in enumerate(held)}
+    if holds:
+        begins = np.cumsum([0, *(len(parts.node) for parts in holds.values())])
+        columns = (np.concatenate([getattr(parts, name) for parts in holds.values()]) for name in PART_COLUMNS)
+        kernels.hold_again(S.clock, np.array(list(holds), np.int32), begins, *columns)
     waiting = rows[state["phase"] == WAITING]
     S.fresh[: len(waiting)] = waiting
     clock["n_fresh"] = clock["n_waiting"] = len(waiting)
@@ -95,40 +99,52 @@ def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
     S.jobs["arrive_s"] = np.maximum(S.jobs["arrive_s"], snapshot.now_s)
     S.replace("arrivals", np.ascontiguousarray(S.arrivals[~np.isin(S.arrivals, rows)]))
     if engine.handover is not None:
-        claims = [known[seq] for seq in snapshot.claims if seq in known]
+        claims = {row: holds.pop(row) for row in (known[seq] for seq in snapshot.claims if seq in known)}
         assert all(S.jobs[row]["phase"] == RESERVED for row in claims)
         drains = {known[seq]: Drain(here_now(parts, slot_of), snapshot.drains[seq].since_s) for seq, parts in draining.items()}
-        engine.handover.resume(claims, [known[seq] for seq in held if known[seq] not in claims], drains)
+        engine.handover.resume(claims, holds, drains)
     if memory:
         engine.memory = grown(snapshot.memory, snapshot.seq_bound, engine.seq_bound)
 
 
+def given(engine: Engine, row: int) -> Parts:
+    """What a job has in fact or was promised: kept by whoever hands it over."""
+    handover = engine.handover
+    kept = None if handover is None else handover.claims.get(row) or handover.held.get(row)
+    return kept or engine.parts(row)
+
+
 def on_its_node(engine: Engine, parts: Parts) -> Parts:
     """Slots counted on each node from 0: what they are for any engine."""
-    return replace(parts, slot=np.array(slots_of(engine, parts), np.int32))
+    return replace(parts, slot=np.array(slots_of(engine, parts), np.int32)) if parts.shares else parts
 
 
 def slots_of(engine: Engine, parts: Parts) -> list[int]:
     """For each part, which GPU of its node is shared, from 0; -1 = whole ones."""
+    if not parts.shares:
+        return [-1] * len(parts.slot)
     slots: list[int] = np.where(parts.slot >= 0, parts.slot - engine.state.nodes["slot"][parts.node], -1).tolist()
     return slots
 
 
 def slots_here(engine: Engine, holdings: Iterable[Parts]) -> dict[tuple[int, int], int]:
     """The engine's slot of each shared GPU (node, slot from 0). A node may have become smaller: then of some GPU that nobody shares."""
-    used = dict.fromkeys((node, slot) for parts in holdings for node, slot in zip(parts.node.tolist(), parts.slot.tolist(), strict=True))
+    sharing = [zip(parts.node.tolist(), parts.slot.tolist(), strict=True) for parts in holdings if parts.shares]
+    used = {(node, slot) for places in sharing for node, slot in places if slot >= 0}
     found: dict[tuple[int, int], int] = {}
     for node, slot in sorted(used):
-        if slot >= 0:
-            gpus, first = int(engine.state.nodes["gpus"][node]), int(engine.state.nodes["slot"][node])
-            free = (i for i in range(gpus) if (node, i) not in used and first + i not in found.values())
-            found[node, slot] = first + (slot if slot < gpus else next(free, 0))
+        gpus, first = int(engine.state.nodes["gpus"][node]), int(engine.state.nodes["slot"][node])
+        free = (i for i in range(gpus) if (node, i) not in used and first + i not in found.values())
+        found[node, slot] = first + (slot if slot < gpus else next(free, 0))
     return found
 
 
-def here_now(parts: Parts, slot_of: Mapping[tuple[int, int], int]) -> Parts:
-    slots = [slot_of.get(place, -1) for place in zip(parts.node.tolist(), parts.slot.tolist(), strict=True)]
-    return replace(parts, slot=np.array(slots, np.int32))
+def here_now(parts: Parts, slot_of: Mapping[tuple[int, int], int], allocation: int = -1) -> Parts:
+    """The same in another engine, as an entry of its log."""
+    slot = parts.slot
+    if parts.shares:
+        slot = np.array([slot_of.get(place, -1) for place in zip(parts.node.tolist(), slot.tolist(), strict=True)], np.int32)
+    return Parts(parts.node, parts.milli, slot, parts.cpu_milli, parts.memory_mib, allocation)
 
 
 def grown(memory: Memory, bound: int, longer: int) -> Memory:

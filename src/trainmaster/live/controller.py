@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -37,7 +37,7 @@ from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.nodes import as_down, cluster_of, without_others
 from trainmaster.live.offers import obstacle
 from trainmaster.live.packing import pack, unpack
-from trainmaster.live.pins import Held, pinned
+from trainmaster.live.pins import Held, Pins
 from trainmaster.live.recovery import shares_of, snapshot_of
 from trainmaster.live.rules import Rules
 from trainmaster.live.scheduling import Acts, Made, Scheduling, bound_for
@@ -208,8 +208,8 @@ class Controller:
         for job in jobs:  # the controller before this one may have died between writing down and telling
             if job.attempt is not None and job.attempt.asked_s is not None:
                 self.tell_stop(job, job.attempt)
-            elif job.attempt is not None and job.attempt.start_s is None:
-                self.tell_start(job, job.attempt)
+        self._tell_starts([(job, job.attempt) for job in jobs
+                           if job.attempt is not None and job.attempt.asked_s is None and job.attempt.start_s is None])  # fmt: skip
 
     # ---------------------------------------------------------------------------------------------------------- one turn
 
@@ -279,8 +279,7 @@ class Controller:
         self._commit(changes, made)
         for id, number in self.forgotten:  # first: what they held is for those that start
             self._tell(partial(self.backend.forget, id, number))  # one that is not is seen again, and forgotten then
-        for job, attempt in self.starts:
-            self.tell_start(job, attempt)
+        self._tell_starts(self.starts)
         for job, attempt in self.stops:
             self.tell_stop(job, attempt)
         self.starts.clear()
@@ -293,9 +292,11 @@ class Controller:
         for seq in self.acts.stops:
             if seq not in begun:
                 self._ask_to_stop(changes, self.jobs[seq])
-        names = [node.name for node in self.nodes]
-        for seq, parts in self.acts.starts:
-            self._begin(changes, self.jobs[seq], parts, names)
+        if self.acts.starts:
+            names = [node.name for node in self.nodes]
+            pins = self._pins() if self.backend.capabilities.pin_gpus else None
+            for seq, parts in self.acts.starts:
+                self._begin(changes, self.jobs[seq], parts, names, pins)
         for seq in self.acts.stops:
             if seq in begun:  # decided upon before it was written down
                 self._ask_to_stop(changes, self.jobs[seq])
@@ -311,12 +312,12 @@ class Controller:
         job.warned = False
         self.stops.append((job, attempt))
 
-    def _begin(self, changes: Changes, job: LiveJob, parts: Parts, names: list[str]) -> None:
+    def _begin(self, changes: Changes, job: LiveJob, parts: Parts, names: list[str], pins: Pins | None) -> None:
         engine = self.scheduling.engine
         assert engine is not None
         slots, shares = slots_of(engine, parts), shares_of(parts, names)
-        if self.backend.capabilities.pin_gpus:
-            shares = pinned((shares, slots), self._held(), {node.name: node for node in self.nodes})
+        if pins is not None:
+            shares = pins.pin(shares, slots)
         attempt = job.attempt = AttemptRow(
             job=job.id, attempt=job.row.attempts + 1, state=Seen.STARTING.value, shares=shares, claimed_s=changes.now_s
         )
@@ -332,12 +333,20 @@ class Controller:
         changes.state(job, State.STARTING, "started", nodes=list(job.row.nodes), gpus=[share.gpus for share in attempt.shares])
         self.starts.append((job, attempt))
 
-    def _held(self) -> Iterator[Held]:
-        """What attempts have in fact, and the GPUs that the ledger counts the shared ones on."""
+    def _pins(self) -> Pins:
+        """For what the engine has just given: only who has something on the same nodes matters."""
+        nodes = {row for _, parts in self.acts.starts for row in parts.node.tolist()}
+        return Pins(self._held(nodes), self.nodes)
+
+    def _held(self, nodes: Set[int]) -> Iterator[Held]:
+        """What attempts that are on these nodes have in fact, and the GPUs that the ledger counts the shared ones on."""
         engine = self.scheduling.engine
         assert engine is not None and engine.handover is not None
+        names = {self.nodes[row].name for row in nodes}
         for job in self.holding.values():
-            if job.attempt is not None and (parts := engine.handover.of(engine.row(job.id))) is not None:
+            if job.attempt is None or names.isdisjoint(job.row.nodes):
+                continue
+            if (parts := engine.handover.of(engine.row(job.id))) is not None:
                 yield job.attempt.shares, slots_of(engine, parts)
 
     def _note(self, made: Made | None) -> Made | None:
@@ -374,6 +383,7 @@ class Controller:
 
     def _miss(self, changes: Changes, known: set[tuple[int, int]]) -> None:
         """Attempts that the backend knows nothing of: it was not told, or lost them."""
+        untold: list[tuple[LiveJob, AttemptRow]] = []
         for job in list(self.holding.values()):
             attempt = job.attempt
             assert attempt is not None
@@ -381,11 +391,12 @@ class Controller:
             if (job.id, attempt.attempt) in known or changes.now_s - told_s < MISSED_S:
                 continue
             if attempt.start_s is None and not attempt.reason:
-                self.tell_start(job, attempt)
+                untold.append((job, attempt))
             else:
                 seen = Seen.REFUSED if attempt.start_s is None else Seen.LOST
                 message = "the backend knows nothing of it"
                 self._gone(changes, job, attempt, Observation(job=job.id, attempt=attempt.attempt, seen=seen, message=message))
+        self._tell_starts(untold)
 
     def _superseded(self, seen: Observation) -> None:
         """An attempt that is not a job's present one: its end is known already, or it must end now."""
@@ -670,6 +681,8 @@ class Controller:
         self.scheduling.try_out(self.scheduling.policy, self.scheduling.rules, cluster)
         self.rules, self.queues, self.node_queues, self.table = rules, dict(queues), dict(node_queues), None
         self.fair_share.half_life_s = rules.fair_share_half_life_s
+        for job in self.jobs.values():
+            job.overuse = 0.0  # weighed anew, if at all
         self.scheduling.setup = replace(self.setup, min_run_s=rules.min_run_s, most_preemptions=rules.most_preemptions)
         self.setup = self.scheduling.setup
         self._set_nodes(self.nodes)
@@ -677,16 +690,8 @@ class Controller:
     def _table(self) -> JobTable:
         """The offered jobs; made anew only where something has changed, and for all of them now and then: estimates move."""
         now_s = self.last_now_s
-        holding: dict[str, float] = {}
-        for job in self.holding.values():
-            if job.attempt is not None:
-                gpus = sum(share.gpus for share in job.attempt.shares)
-                holding[job.row.user] = holding.get(job.row.user, 0.0) + gpus * (now_s - job.attempt.claimed_s)
-        overuse = self.fair_share.overuse({job.row.user for job in self.offered.values()}, holding, now_s)
-        for job in self.offered.values():
-            if job.overuse != (level := overuse.get(job.row.user, 0.0)):
-                job.overuse = level
-                self.changed.add(job.id)
+        if self.fair_share.half_life_s > 0:
+            self._weigh_users(now_s)
         if self.table is None or now_s - self.table_s > TABLE_S:
             self.table, self.table_s = table_of(list(self.offered.values()), self.rules, self.estimates), now_s
         else:
@@ -699,16 +704,34 @@ class Controller:
         self.changed.clear()
         return self.table
 
+    def _weigh_users(self, now_s: float) -> None:
+        """By what each has used up to now."""
+        holding: dict[str, float] = {}
+        for job in self.holding.values():
+            if job.attempt is not None:
+                gpus = sum(share.gpus for share in job.attempt.shares)
+                holding[job.row.user] = holding.get(job.row.user, 0.0) + gpus * (now_s - job.attempt.claimed_s)
+        overuse = self.fair_share.overuse({job.row.user for job in self.offered.values()}, holding, now_s)
+        for job in self.offered.values():
+            if job.overuse != (level := overuse.get(job.row.user, 0.0)):
+                job.overuse = level
+                self.changed.add(job.id)
+
     # ---------------------------------------------------------------------------------------------------------- the backend
 
-    def tell_start(self, job: LiveJob, attempt: AttemptRow) -> None:
-        def start() -> None:
-            row, spec = job.row, JobSpec.model_validate_json(self.store.spec(job.id))
+    def _tell_starts(self, starts: Sequence[tuple[LiveJob, AttemptRow]]) -> None:
+        if not starts:
+            return
+        try:
+            specs = self.store.specs([job.id for job, _ in starts])
+        except StoreUnavailable as away:  # they are missed, and told then
+            self.alerts["told"] = str(away)
+            return
+        for job, attempt in starts:
+            row, spec = job.row, JobSpec.model_validate_json(specs[job.id])
             order = Attempt(job=row.id, attempt=attempt.attempt, name=row.name, user=row.user, spec=spec, shares=attempt.shares,
                             array_job=row.array_job, array_index=row.array_index, resumes=attempt.attempt > 1, queue=row.queue)  # fmt: skip
-            self.backend.start(order)
-
-        self._tell(start)
+            self._tell(partial(self.backend.start, order))
 
     def tell_stop(self, job: LiveJob, attempt: AttemptRow) -> None:
         self._tell(lambda: self.backend.stop(job.id, attempt.attempt, grace_s=job.needs.grace_s, reason=attempt.reason))

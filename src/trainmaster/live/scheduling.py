@@ -80,10 +80,10 @@ class Scheduling:
         self.memory_is_ours = True
         known = set(snapshot.state["seq"].tolist())
         rows = {node.name: row for row, node in enumerate(cluster.nodes)}
-        for job in jobs:  # a job that is offered again has a past
+        for job in [job for job in jobs if job.row.attempts]:  # a job that is offered again has a past
             if job.avoid in rows:
                 engine.state.jobs[engine.row(job.id)]["avoid"] = rows[job.avoid]
-            if job.row.attempts and job.id not in known:
+            if job.id not in known:
                 record = engine.state.jobs[engine.row(job.id)]
                 if (before := self.past.pop(job.id, None)) is not None:
                     for name in PAST:

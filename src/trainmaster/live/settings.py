@@ -46,6 +46,7 @@ class Settings:
     backend: Backend = "local"
     address: str | None = None  # of the system underneath
     shared: Path | None = None  # a folder that all nodes see: checkpoints, snapshots; None = the state folder
+    as_user: Path | None = None  # slurm: the program that sudo lets this account run as each user; None = jobs of this user alone
     shadow: bool = False  # watch it, touch nothing
     since: str | None = None  # of a shadow: how far it looks back
     slots: int | None = None  # local, without GPUs: so many accelerators
@@ -278,6 +279,7 @@ _TOP: dict[str, Reader] = {
     **{name: _as(name, _Entry.flag) for name in ("insecure", "open_queue", "shadow")},
     "state": _as("state", lambda entry: Path(entry.text())),
     "shared": _as("shared", lambda entry: Path(entry.text())),
+    "as_user": _as("as_user", lambda entry: Path(entry.text())),
     "port": _as("port", _Entry.whole),
     "slots": _as("slots", _Entry.whole),
     "log_limit_gib": _as("log_limit_gib", _Entry.amount),

@@ -77,8 +77,10 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
         current[0] = fresh
         return lines
 
-    snapshots = Snapshots((settings.shared or settings.state).absolute() / "snapshots")
-    stack.callback(snapshots.keep_swept(store.copies, clock, lambda: controller.rules.snapshot_retention_s))
+    snapshots = None
+    if settings.as_user is None:  # a copy would be read and owned by this account, not by the job's
+        snapshots = Snapshots((settings.shared or settings.state).absolute() / "snapshots")
+        stack.callback(snapshots.keep_swept(store.copies, clock, lambda: controller.rules.snapshot_retention_s))
     plane = Plane(controller, reload=reload if settings.config is not None else None, snapshots=snapshots)
     auth = Authenticator(store, clock)
     loopback = is_loopback(settings.host)
@@ -100,6 +102,8 @@ def policy_of(settings: Settings, store: Store) -> tuple[str, Sequence[str]]:
 
 
 def backend_of(settings: Settings) -> Backend:
+    if settings.as_user is not None and settings.backend != "slurm":
+        raise InputError("--as-user goes with --backend slurm: the others run every job as the user who started them")
     return {"local": _local, "slurm": _slurm, "ray": _ray}[settings.backend](settings)
 
 
@@ -114,9 +118,14 @@ def _local(settings: Settings) -> Backend:
 def _slurm(settings: Settings) -> Backend:
     if settings.address or settings.slots is not None or settings.cluster or settings.shared:
         raise InputError("--address, --slots, --shared and --cluster are not for --backend slurm: SLURM_CONF says which cluster")
+    log_limit = round(settings.log_limit_gib * 2**30)
+    if settings.as_user is not None:
+        from trainmaster.live.backends.slurm_users import SlurmAsUsers
+
+        return SlurmAsUsers(settings.state, settings.as_user.absolute(), log_limit=log_limit)
     from trainmaster.live.backends.slurm import SlurmBackend
 
-    return SlurmBackend(settings.state, log_limit=round(settings.log_limit_gib * 2**30))
+    return SlurmBackend(settings.state, log_limit=log_limit)
 
 
 def _ray(settings: Settings) -> Backend:
@@ -136,5 +145,7 @@ def advice(settings: Settings, controller: Controller) -> list[str]:
     return [
         f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, {gpus} accelerators ({kinds}); state in {settings.state}",
         f"log in: the token is in {settings.state / 'token'}; verbs on this machine find it by themselves",
-        f"all jobs run as {getpass.getuser()}: tokens say who may ask, they do not keep jobs' processes from one another",
+        f"all jobs run as {getpass.getuser()}: tokens say who may ask, they do not keep jobs' processes from one another"
+        if settings.as_user is None
+        else f"each job runs as the Unix account of its user, by sudo {settings.as_user}; who has an admin's token can be any of them",
     ]

@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ class SlurmBackend(Accepting[Launched]):
                 "attempts": sum(live.end is None for live in self._live.values()), "runs_as": self._user,
                 "slurm": f"no answer for {silent_s:.0f} s: {self._trouble}" if self._trouble else "answers",
                 "partitions": [one.name for one in self._partitions],
-                "mode": "personal: every job is submitted as this one user; other users' jobs are refused",
+                "mode": "personal: every job is submitted as this one user; other users' jobs are refused (--as-user: site mode)",
             }  # fmt: skip
 
     # -- accepting -------------------------------------------------------------------------------------------------------------------
@@ -558,13 +558,19 @@ class SlurmBackend(Accepting[Launched]):
             self._partitions = parsing.partitions(seen["partitions"])
             self._take_nodes(listed)
 
+    def placed(self) -> Iterator[tuple[Key, str, float]]:
+        """GPUs of nodes that Slurm has given to attempts of ours by now."""
+        with self._lock:
+            for live in self._live.values():
+                for one in live.nodes:
+                    rows = live.parts[one["part"]].rows
+                    if rows and not rows[0].waits:
+                        yield live.key, one["name"], one["gpus"]
+
     def _take_nodes(self, nodes: Sequence[Listed]) -> None:
         ours: dict[str, float] = defaultdict(float)
-        for live in self._live.values():
-            for one in live.nodes:
-                rows = live.parts[one["part"]].rows
-                if rows and not rows[0].waits:
-                    ours[one["name"]] += one["gpus"]
+        for _, name, gpus in self.placed():
+            ours[name] += gpus
         for listed in nodes:
             for row in listed.rows:
                 name, before = str(row.name), self._inventory.get(str(row.name))

@@ -101,15 +101,20 @@ def counts(connection: Connection) -> dict[State, int]:
 
 
 def spec(connection: Connection, id: int) -> str:
-    query = (
-        select(tables.specs.c.body, tables.environments.c.body)
-        .select_from(jobs.join(tables.specs).outerjoin(tables.environments))
-        .where(jobs.c.id == id)
-    )
-    row = connection.execute(query).first()
-    if row is None:
+    found = specs(connection, [id])
+    if not found:
         raise NotFound(f"no job {id}")
-    return whole_spec(*row)
+    return found[id]
+
+
+def specs(connection: Connection, ids: Sequence[int]) -> dict[int, str]:
+    """By job, those that there are."""
+    query = (
+        select(jobs.c.id, tables.specs.c.body, tables.environments.c.body)
+        .select_from(jobs.join(tables.specs).outerjoin(tables.environments))
+        .where(one_of(jobs.c.id, ids, connection.dialect.name))
+    )
+    return {id: whole_spec(body, environment) for id, body, environment in connection.execute(query)}
 
 
 def asked(connection: Connection, ids: Sequence[int]) -> list[AskedFor]:

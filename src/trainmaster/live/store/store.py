@@ -169,6 +169,11 @@ class Store:
         with self._reading() as connection:
             return reads.spec(connection, job)
 
+    def specs(self, jobs: Sequence[int]) -> dict[int, str]:
+        """The same of many, by id; those that there are."""
+        with self._reading() as connection:
+            return reads.specs(connection, jobs)
+
     def asked(self, ids: Sequence[int]) -> list[AskedFor]:
         """What these jobs asked for, by id, without what is long."""
         with self._reading() as connection:

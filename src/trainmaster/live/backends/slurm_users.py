@@ -1,0 +1,429 @@
+"""Site mode of the Slurm backend: every job as the Unix account of the user who submitted it, by one rule of sudo.
+
+    controller ──stdin, stdout──> sudo -n -u USER PROGRAM      one for each user with jobs; PROGRAM is slurm_agent, of that user's uid
+
+What personal mode does for one user, such a process does for each of its users: folders, supervisors, sbatch, scancel, fencing are the
+user's, in the user's home. The controller opens none of those files, and the user none of the controller's. So whatever a user does to
+what runs as that user, the records of others are out of reach: a process is believed about attempts of its own user alone.
+
+Who a job's user is says the token with which it was submitted. Here, for each attempt, STATE/site/live/JOB.ATTEMPT names the user and
+what was given: who must be asked after a restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import math
+import os
+import pwd
+import secrets
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import TypeAdapter
+
+from trainmaster.errors import BackendError, InputError
+from trainmaster.live.backends.accepting import LOG_LIMIT, Key, remove
+from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
+from trainmaster.live.backends.slurm import SlurmBackend
+from trainmaster.live.backends.slurm_agent import HELLO, LINE_BYTES, MESSAGE, PAUSE_S, REQUEST, Hello, Request, Word
+from trainmaster.live.node import folder as files
+from trainmaster.live.node.said import METRICS
+
+FIRST_UID = 1_000  # accounts below are the system's
+RETRY_S = 5.0  # before a user's process that has gone is started again
+IDLE_S = 60.0  # a process of whose user nothing is there goes after so long: each asks slurmctld once a second
+LEAVE_S = 5.0
+SITE_FILE = "site.json"
+MOST = 1 << 62
+WORD = TypeAdapter(Word)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Whose an attempt is, and the GPUs it has of each node."""
+
+    user: str
+    gpus: Mapping[str, float]
+
+
+class SlurmAsUsers:
+    name = "slurm"
+    capabilities = Capabilities(pin_nodes=True)
+
+    def __init__(self, state_dir: Path | str, program: Path, log_limit: int = LOG_LIMIT, clock: Callable[[], float] = time.time) -> None:
+        """`program`: `trainmaster-as-user`, as sudo's rule names it. `state_dir` is the controller's alone, and need not be shared."""
+        self.state = f"{os.path.abspath(state_dir)}/site"
+        self._program, self._log_limit, self._clock = program, log_limit, clock
+        self._me = pwd.getpwuid(os.getuid()).pw_name
+        self._lock = threading.RLock()
+        self._marks: dict[Key, Mark] = {}
+        self._refused: dict[Key, Observation] = {}
+        self._agents: dict[str, Agent] = {}
+        self._nodes = _Nodes(f"{self.state}/nodes", self._placed)
+        self._numbers = itertools.count(1)
+        self._wake: Callable[[], None] = lambda: None
+
+    # -- life ------------------------------------------------------------------------------------------------------------------------
+
+    def open(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        try:
+            os.makedirs(f"{self.state}/{files.LIVE}", mode=0o700, exist_ok=True)
+            files.create_json(f"{self.state}/{SITE_FILE}", {"site": secrets.token_hex(4)})
+        except OSError as error:
+            raise BackendError(f"{self.state}: the Slurm backend cannot keep its state there: {error}") from None
+        self._site = str((files.read_json(f"{self.state}/{SITE_FILE}") or {})["site"])
+        for name in os.listdir(f"{self.state}/{files.LIVE}"):
+            job, _, attempt = name.partition(".")
+            self._find((int(job), int(attempt)))
+        self._nodes.open(wake)
+
+    def _find(self, key: Key) -> None:
+        """An attempt of a controller before this one. A mark that is not whole was being made: nobody had been told."""
+        told = files.read_json(self._mark(key))
+        if told is None:
+            remove(self._mark(key))
+            return
+        self._marks[key] = Mark(told["user"], told["gpus"])
+        self._agent(told["user"]).look_after(key)
+
+    def close(self) -> None:
+        with self._lock:
+            agents = list(self._agents.values())
+        for agent in agents:
+            agent.leave()
+        self._nodes.close()
+
+    drop = close  # nothing more is said when a controller goes well
+
+    # -- verbs -----------------------------------------------------------------------------------------------------------------------
+
+    def inventory(self) -> list[NodeSeen]:
+        return self._nodes.inventory()
+
+    def start(self, attempt: Attempt) -> None:
+        key = attempt.job, attempt.attempt
+        with self._lock:
+            if key in self._refused:
+                return
+            try:
+                self._check_account(attempt.user)
+            except InputError as error:
+                self._refuse(key, str(error))
+                return
+            if key not in self._marks:
+                mark = Mark(attempt.user, {share.node: share.gpus for share in attempt.shares})
+                try:
+                    files.write_bytes(self._mark(key), json.dumps({"user": mark.user, "gpus": dict(mark.gpus)}).encode())
+                except OSError as error:
+                    remove(self._mark(key))
+                    raise BackendError(f"attempt {key[1]} of job {key[0]} cannot be written down: {error}") from None
+                self._marks[key] = mark
+            self._ask(key, Request(id=next(self._numbers), verb="start", key=key, attempt=attempt))
+
+    def stop(self, job: int, attempt: int, *, grace_s: float, reason: str) -> None:
+        self._ask((job, attempt), Request(id=next(self._numbers), verb="stop", key=(job, attempt), grace_s=grace_s, reason=reason))
+
+    def signal(self, job: int, attempt: int, number: int, *, batch_only: bool = False) -> None:
+        key = job, attempt
+        self._ask(key, Request(id=next(self._numbers), verb="signal", key=key, number=number, batch_only=batch_only))
+
+    def observe(self) -> list[Observation]:
+        with self._lock:
+            found = list(self._refused.values())
+            for key, mark in self._marks.items():
+                agent = self._agent(mark.user)
+                if (one := agent.seen(key)) is not None:
+                    found.append(one)
+                elif agent.owes(key):  # what it has been told, or was told by a controller before, it may know
+                    found.append(Observation(job=key[0], attempt=key[1], seen=Seen.UNKNOWN, message=agent.trouble))
+            return found
+
+    def forget(self, job: int, attempt: int) -> None:
+        key = job, attempt
+        with self._lock:
+            if self._refused.pop(key, None) is None:
+                self._ask(key, Request(id=next(self._numbers), verb="forget", key=key))
+            self._marks.pop(key, None)
+            remove(self._mark(key))
+
+    def log_files(self, job: int, attempt: int) -> dict[str, Path]:
+        """They are in the user's home, and the user's alone."""
+        return {}
+
+    def shell(self, job: int, attempt: int) -> Sequence[str]:
+        raise BackendError("site mode: the controller enters no user's job; as yourself: srun --jobid=ID --overlap --pty sh (squeue --me)")
+
+    def report(self) -> dict[str, Any]:
+        with self._lock:
+            troubles = {user: agent.trouble for user, agent in self._agents.items() if agent.trouble}
+            return {**self._nodes.report(), "attempts": len(self._marks), "troubles": troubles,
+                    "mode": f"site: every job is submitted as its user, by sudo {self._program}"}  # fmt: skip
+
+    # -- inside ----------------------------------------------------------------------------------------------------------------------
+
+    def _mark(self, key: Key) -> str:
+        return f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}"
+
+    def _check_account(self, user: str) -> None:
+        try:
+            account = pwd.getpwnam(user)
+        except (KeyError, ValueError):
+            raise InputError(f"there is no Unix account {user} here: in site mode a job runs as the account of its user") from None
+        if account.pw_uid < FIRST_UID and user != self._me:
+            raise InputError(f"{user} is an account of the system (uid {account.pw_uid}): no job runs as it")
+
+    def _agent(self, user: str) -> Agent:
+        with self._lock:
+            if user not in self._agents:
+                as_user = [] if user == self._me else ["sudo", "-n", "-H", "-u", user, "--"]
+                hello = Hello(site=self._site, slurm_conf=os.environ.get("SLURM_CONF"), log_limit=self._log_limit)
+                self._agents[user] = Agent(user, [*as_user, str(self._program)], hello, self._wake, self._shut_out)
+            return self._agents[user]
+
+    def _ask(self, key: Key, request: Request) -> None:
+        with self._lock:
+            if (mark := self._marks.get(key)) is not None:
+                self._agent(mark.user).ask(request)
+
+    def _shut_out(self, keys: Sequence[Key], why: str) -> None:
+        """Nobody ever heard of these: sudo does not let the controller run as their user."""
+        with self._lock:
+            for key in keys:
+                if self._marks.pop(key, None) is not None:
+                    remove(self._mark(key))
+                    self._refuse(key, why)
+
+    def _refuse(self, key: Key, why: str) -> None:
+        self._refused[key] = Observation(job=key[0], attempt=key[1], seen=Seen.REFUSED, ended_s=self._clock(), message=why)
+        self._wake()
+
+    def _placed(self) -> Iterator[tuple[Key, str, float]]:
+        with self._lock:
+            placed = [(key, node, mark.gpus[node]) for key, mark in self._marks.items() for node in self._agent(mark.user).placed(key)
+                      if node in mark.gpus]  # fmt: skip
+        yield from placed
+
+
+class _Nodes(SlurmBackend):
+    """The nodes as the controller's own account sees them; it has no attempts itself."""
+
+    def __init__(self, state: str, given: Callable[[], Iterator[tuple[Key, str, float]]]) -> None:
+        super().__init__(state)
+        self._given = given
+
+    def placed(self) -> Iterator[tuple[Key, str, float]]:
+        return self._given()
+
+
+class Agent:
+    """A user's process as the controller has it: started when there is something to ask, and again when it has gone.
+
+    A request is kept until it is answered, so that the next process hears it too: every verb may be repeated. What it says is a
+    user's word: bounded, and checked for its form.
+    """
+
+    def __init__(self, user: str, argv: Sequence[str], hello: Hello, changed: Callable[[], None],
+                 shut_out: Callable[[Sequence[Key], str], None]) -> None:  # fmt: skip
+        self.trouble = ""
+        self._user, self._argv, self._hello, self._changed, self._shut_out = user, argv, hello, changed, shut_out
+        self._work = threading.Condition()
+        self._keys: set[Key] = set()  # attempts that are not forgotten
+        self._told: set[Key] = set()  # of these, those that some process of the user may know of
+        self._pending: dict[int, Request] = {}
+        self._seen: dict[Key, Observation] | None = None  # None: this process has said nothing yet
+        self._placed: dict[Key, list[str]] = {}
+        self._leaving = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+
+    def ask(self, request: Request) -> None:
+        with self._work:
+            self._pending[request.id] = request
+            if request.verb == "forget":
+                self._keys.discard(request.key)
+                self._told.discard(request.key)
+            else:
+                self._keys.add(request.key)
+            self._begin()
+
+    def look_after(self, key: Key) -> None:
+        """An attempt of a controller before this one: something is to be heard of it."""
+        with self._work:
+            self._keys.add(key)
+            self._told.add(key)
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=f"slurm as {self._user}", daemon=True)
+            self._thread.start()
+        self._work.notify_all()
+
+    def seen(self, key: Key) -> Observation | None:
+        with self._work:
+            return None if self._seen is None or key not in self._keys else self._seen.get(key)
+
+    def owes(self, key: Key) -> bool:
+        """It may yet say something of it."""
+        with self._work:
+            return self._seen is None or any(one.key == key and one.verb == "start" for one in self._pending.values())
+
+    def placed(self, key: Key) -> list[str]:
+        with self._work:
+            return self._placed.get(key, [])
+
+    def leave(self) -> None:
+        """The process goes at the end of its input. It is another user's: it cannot be made to."""
+        with self._work:
+            self._leaving = True
+            process, thread = self._process, self._thread
+            self._work.notify_all()
+        if process is not None:
+            try:
+                process.wait(LEAVE_S)
+            except subprocess.TimeoutExpired:
+                log.warning("the process of %s does not go", self._user)
+        if thread is not None:
+            thread.join(LEAVE_S)
+
+    # -- its thread ------------------------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while True:
+            with self._work:
+                self._work.wait_for(lambda: self._leaving or self._wanted)
+                if self._leaving:
+                    return
+            try:
+                greeted, why = self._talk()
+            except OSError as error:
+                greeted, why = False, f"{self._argv[0]}: {error.strerror}"
+            unheard: set[Key] = set()
+            with self._work:
+                self._process, self._seen = None, None
+                self.trouble = why if self._wanted else ""
+                if not greeted:  # nobody has heard of what was to be started
+                    unheard = {one.key for one in self._pending.values() if one.verb == "start"} - self._told
+                    self._pending = {id: one for id, one in self._pending.items() if one.key not in unheard}
+                    self._keys -= unheard
+            if unheard:
+                self._shut_out(sorted(unheard), f"nothing runs as {self._user}: {why} (docs/slurm.md)")
+            self._changed()
+            with self._work:
+                self._work.wait_for(lambda: self._leaving, RETRY_S if self._wanted else 0.0)
+
+    @property
+    def _wanted(self) -> bool:
+        return bool(self._keys or self._pending)
+
+    def _talk(self) -> tuple[bool, str]:
+        """With one process, until it goes: whether it ever spoke, and what went wrong."""
+        process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        last: deque[str] = deque(maxlen=1)
+        listener = threading.Thread(target=_keep_last, args=(process.stderr, last), daemon=True)
+        listener.start()
+        with self._work:
+            self._process = process
+        why, greeted = "", False
+        writer: threading.Thread | None = None
+        while line := process.stdout.readline(LINE_BYTES):
+            try:
+                word = WORD.validate_json(line)
+                if not all(map(_is_sane, word.seen or ())):
+                    raise ValueError
+            except ValueError:  # pydantic's, too
+                why = "its process says what cannot be understood"
+                break
+            if writer is None:  # from here on it is the user's process that listens, not sudo
+                greeted, writer = True, threading.Thread(target=self._write, args=(process.stdin, process), daemon=True)
+                writer.start()
+            self._hear(word)
+            why = word.trouble or why
+            time.sleep(PAUSE_S / 2)  # one that talks without end is not listened to without end
+        with self._work:
+            gone, self._process = self._process, None
+            self._work.notify_all()
+        if writer is not None:
+            writer.join(LEAVE_S)
+        else:
+            process.stdin.close()
+        if gone is not None:
+            try:
+                process.wait(LEAVE_S)
+            except subprocess.TimeoutExpired:
+                log.warning("the process of %s does not go", self._user)
+        listener.join(1.0)
+        return greeted, why or next(iter(last), "its process has gone")
+
+    def _hear(self, word: Word) -> None:
+        with self._work:
+            if word.answers or word.seen is not None:
+                self.trouble = ""
+            for id, error in word.answers:
+                request = self._pending.pop(id, None)
+                if error and request is not None:
+                    log.warning("%s of attempt %s of job %s: %s", request.verb, request.key[1], request.key[0], error)
+                    self.trouble = error[:300]
+            if word.seen is not None:
+                self._seen = {(one.job, one.attempt): one for one in word.seen}
+                self._placed = {}
+                for job, attempt, node in word.placed:
+                    self._placed.setdefault((job, attempt), []).append(node)
+            elif word.trouble:
+                self.trouble = word.trouble[:300]
+        self._changed()
+
+    def _write(self, stdin: IO[bytes], process: subprocess.Popen[bytes]) -> None:
+        sent: set[int] = set()
+        try:
+            stdin.write(HELLO.dump_json(self._hello) + b"\n")
+            while True:
+                stdin.flush()
+                with self._work:
+                    while not self._leaving and self._process is process and not self._pending.keys() - sent:
+                        if not self._work.wait(IDLE_S) and not self._wanted:
+                            return
+                    if self._leaving or self._process is not process:
+                        return
+                    fresh = [self._pending[id] for id in sorted(self._pending.keys() - sent)]
+                    self._told |= {one.key for one in fresh} & self._keys
+                for request in fresh:
+                    sent.add(request.id)
+                    stdin.write(REQUEST.dump_json(request) + b"\n")
+        except OSError:  # it has gone: the one who reads finds out
+            pass
+        finally:
+            with contextlib.suppress(OSError):
+                stdin.close()
+
+
+def _is_sane(one: Observation) -> bool:
+    """Of numbers that are added up with those of others, and lengths."""
+    counts = (one.exit_code, one.step, one.saved_step)
+    return (
+        all(count is None or 0 <= count < MOST for count in counts)
+        and all(time_s is None or 0 <= time_s < MOST for time_s in (one.started_s, one.ended_s))
+        and all(figure is None or math.isfinite(figure) for figure in (one.rate, *one.metrics.values()))
+        and len(one.metrics) <= METRICS
+        and len(one.message) <= MESSAGE
+    )
+
+
+def _keep_last(stderr: IO[bytes], last: deque[str]) -> None:
+    while line := stderr.readline(4096):
+        if text := line.decode(errors="replace").strip():
+            last.append(text[:300])

@@ -1,0 +1,317 @@
+"""Site mode on a real Slurm: two temporary accounts, a third that may become either by one rule of sudo, and what none of them may do.
+
+Needs root, sudo and Slurm, and an interpreter that other accounts may run; leaves no account and no rule behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from live.backends.harness import PATIENCE_S, Harness
+from live.scripts import script
+from live.slurm.cluster import why_not
+from trainmaster.errors import InputError
+from trainmaster.live.backends import slurm_users
+from trainmaster.live.backends.base import Attempt, NodeShare, Observation, Seen
+from trainmaster.live.backends.slurm_agent import Hello, Request, Word
+from trainmaster.live.backends.slurm_users import Agent, Mark, SlurmAsUsers
+from trainmaster.live.controller import Controller
+from trainmaster.live.plane import Plane
+from trainmaster.live.rules import Rules
+from trainmaster.live.settings import settings_of
+from trainmaster.live.spec import JobSpec
+from trainmaster.live.states import State
+from trainmaster.live.store import Store
+from trainmaster.live.up import backend_of
+from trainmaster.policies.registry import find_policy
+
+SOURCE = Path(__file__).parents[3] / "src"
+PROGRAM = """#!{python} -I
+import sys
+sys.path[:0] = {paths!r}
+from trainmaster.live.backends.slurm_agent import main
+main()
+"""
+AS_CONTROLLER = """#!/bin/sh
+exec setpriv --reuid={user} --regid={user} --init-groups {sudo} "$@"
+"""
+
+
+class Site:
+    """A Slurm of one node of four GPUs; accounts of a controller, of two users it may run as, and of one it may not."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tm-site-"))  # others must pass it: pytest's own is root's alone
+        self.folder.chmod(0o755)
+        tag = secrets.token_hex(2)
+        self.ada, self.eve, self.other, self.controller = (f"tm{tag}{name}" for name in ("ada", "eve", "oth", "ctl"))
+        self.group = f"tm{tag}users"
+        self.rule = Path(f"/etc/sudoers.d/trainmaster-test-{tag}")
+        self.program = self.folder / "trainmaster-as-user"
+        self.cluster = script("slurm_cluster").SmallCluster(self.folder / "slurm", nodes=1, gpus=4, prefix=f"site{tag}x")
+        self.path = os.environ["PATH"]
+
+    def begin(self) -> None:
+        subprocess.run(["groupadd", self.group], check=True, capture_output=True)
+        for user in (self.ada, self.eve, self.other, self.controller):
+            home = ["--create-home", "--home-dir", str(self.folder / user), "--shell", "/bin/sh"]
+            groups = ["--groups", self.group] if user in (self.ada, self.eve) else []
+            subprocess.run(["useradd", "--user-group", *groups, *home, user], check=True, capture_output=True)
+        paths = [str(SOURCE), sysconfig.get_path("purelib")]
+        self.program.write_text(PROGRAM.format(python=self._python(paths), paths=paths))
+        self.program.chmod(0o755)
+        draft = self.folder / "rule"
+        draft.write_text(f'{self.controller} ALL=(%{self.group}) NOPASSWD: {self.program} ""\n')
+        subprocess.run(["visudo", "-c", "-q", "-f", str(draft)], check=True)
+        draft.chmod(0o440)
+        shutil.copy(draft, self.rule)
+        as_controller = self.folder / "bin" / "sudo"  # this process is root, which needs no rule
+        as_controller.parent.mkdir()
+        as_controller.write_text(AS_CONTROLLER.format(user=self.controller, sudo=shutil.which("sudo")))
+        as_controller.chmod(0o755)
+        self.cluster.start()
+        os.environ |= {"SLURM_CONF": str(self.cluster.conf), "PATH": f"{as_controller.parent}:{self.path}"}
+
+    def _python(self, paths: list[str]) -> str:
+        """One that other accounts may run, with what the source needs."""
+        code = f"import sys; sys.path[:0] = {paths!r}; import trainmaster.live.backends.slurm_agent"
+        for python in (sys.executable, "/usr/bin/python3"):
+            as_user = ["setpriv", f"--reuid={self.ada}", f"--regid={self.ada}", "--clear-groups", "env", python, "-I", "-c", code]
+            if not subprocess.run(as_user, capture_output=True, cwd="/").returncode:
+                return python
+        pytest.skip("no interpreter here that accounts other than root may run with this source and its packages")
+
+    def end(self) -> None:
+        self.rule.unlink(missing_ok=True)
+        if self.cluster.conf.exists():
+            self.cluster.stop()
+        for user in (self.ada, self.eve, self.other, self.controller):
+            subprocess.run(["userdel", "--force", user], capture_output=True)
+        subprocess.run(["groupdel", self.group], capture_output=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.environ["PATH"] = self.path
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    absent = [name for name in ("sudo", "visudo", "useradd") if shutil.which(name) is None]
+    if reason := f"{', '.join(absent)} not installed" if absent else why_not():
+        pytest.skip(reason)
+    before, made = os.environ.get("SLURM_CONF"), Site()
+    try:
+        made.begin()
+        yield made
+    finally:
+        made.end()
+        if before is None:
+            os.environ.pop("SLURM_CONF", None)
+        else:
+            os.environ["SLURM_CONF"] = before
+
+
+@pytest.fixture
+def cluster(site: Site, tmp_path: Path) -> Iterator[Harness]:
+    harness = Harness(lambda: SlurmAsUsers(tmp_path / "state", site.program), site.folder / site.ada, user=site.ada)
+    yield harness
+    harness.close()
+
+
+def start(cluster: Harness, site: Site, user: str, *command: str, **about: Any) -> Attempt:
+    cluster.user, cluster.folder = user, site.folder / user
+    return cluster.start(command, **about)
+
+
+def test_a_job_runs_as_its_user_with_all_that_is_its_own(site: Site, cluster: Harness) -> None:
+    says = "id -un > who; umask > umask; exit 3"
+    attempts = [start(cluster, site, user, "sh", "-c", says, gpus=(2,)) for user in (site.ada, site.eve)]
+    for user, attempt in zip((site.ada, site.eve), attempts, strict=True):
+        seen = cluster.until(attempt)
+        assert (seen.seen, seen.exit_code, seen.asked_to_stop) == (Seen.ENDED, 3, False), seen.message
+        home, uid = site.folder / user, pwd.getpwnam(user).pw_uid
+        assert (home / "who").read_text().strip() == user
+        state = home / ".trainmaster" / f"site-{cluster.backend._site}"
+        assert (state.stat().st_uid, state.stat().st_mode & 0o777) == (uid, 0o700)
+        assert {path.lstat().st_uid for path in state.rglob("*")} == {uid}
+        assert (state / "jobs" / str(attempt.job) / "1" / "0.log").exists()
+
+
+def test_a_job_is_stopped_by_the_protocol_as_its_user(site: Site, cluster: Harness) -> None:
+    says = "trap 'echo told > told; exit 0' TERM; echo so > ready; while :; do sleep 0.1; done"
+    attempt = start(cluster, site, site.eve, "sh", "-c", says)
+    assert cluster.file("ready") == "so"
+    assert cluster.backend.inventory()[0].others_gpus == 0
+    cluster.backend.stop(attempt.job, 1, grace_s=20, reason="preempt")
+    seen = cluster.until(attempt)
+    assert (seen.seen, seen.exit_code, seen.asked_to_stop) == (Seen.ENDED, 0, True)
+    assert cluster.file("told") == "told"
+
+
+def test_a_new_controller_finds_what_runs(site: Site, cluster: Harness) -> None:
+    attempt = start(cluster, site, site.ada, "sh", "-c", "until [ -e go ]; do sleep 0.1; done; exit 5")
+    cluster.running(attempt)
+    cluster.crash()
+    assert {one.seen for one in cluster.backend.observe()} <= {Seen.UNKNOWN, Seen.RUNNING}  # never taken for lost
+    cluster.running(attempt)
+    (cluster.folder / "go").touch()
+    assert cluster.until(attempt).exit_code == 5
+    cluster.backend.forget(attempt.job, 1)
+    assert cluster.seen(attempt) is None
+
+
+def test_who_is_not_in_the_rule_or_has_no_account_is_refused(site: Site, cluster: Harness) -> None:
+    for user, words in ((site.other, "nothing runs as"), ("nobody-of-that-name", "no Unix account"), ("daemon", "account of the system")):
+        cluster.user = user
+        seen = cluster.until(cluster.start(["true"]))
+        assert seen.seen is Seen.REFUSED
+        assert words in seen.message
+    assert not (site.folder / site.other / ".trainmaster").exists()
+
+
+def test_a_user_reaches_no_job_of_another(site: Site, cluster: Harness) -> None:
+    attempt = start(cluster, site, site.ada, "sh", "-c", "until [ -e go2 ]; do sleep 0.1; done")
+    cluster.running(attempt)
+    state = site.folder / site.ada / ".trainmaster" / f"site-{cluster.backend._site}"
+    as_eve = ["setpriv", f"--reuid={site.eve}", f"--regid={site.eve}", "--clear-groups"]
+    folder = f"{state}/jobs/{attempt.job}/1"
+    for wish in (f"cat {folder}/plan.json", f"echo '{{}}' > {folder}/end.json", f"touch {state}/news/{attempt.job}.1", f"ls {state}"):
+        assert subprocess.run([*as_eve, "sh", "-c", wish], capture_output=True, cwd="/").returncode
+    (row,) = site.cluster.run("squeue", "-h", "-o", "%i").split()
+    assert subprocess.run([*as_eve, "scancel", row], capture_output=True, cwd="/").returncode
+    assert cluster.running(attempt).seen is Seen.RUNNING
+    (cluster.folder / "go2").touch()
+    assert cluster.until(attempt).exit_code == 0
+
+
+@pytest.mark.slow
+def test_the_controller_stops_one_users_job_for_anothers_and_takes_it_up_again(site: Site, tmp_path: Path) -> None:
+    store = Store.open(f"sqlite:///{tmp_path / 'store.db'}", owner=f"{socket.gethostname()}:{os.getpid()}", now=time.time)
+    backend = SlurmAsUsers(tmp_path / "state", site.program)
+    controller = Controller(store, backend, find_policy("las")(), rules=Rules(min_run_s=0.0, poll_s=0.2))
+    plane = Plane(controller)
+
+    def submit(user: str, says: str) -> int:
+        env = {"PATH": os.environ["PATH"], "HOME": str(site.folder / user)}
+        spec = JobSpec(command=("sh", "-c", says), gpus=4, preemptible=True, env=env, workdir=str(site.folder / user), grace_s=5)
+        (id,) = plane.submit([spec], user).result(PATIENCE_S)
+        return id
+
+    controller.start()
+    try:
+        first = submit(site.ada, 'echo $TRAINMASTER_ATTEMPT >> tries; until [ -e "$HOME/end" ]; do sleep 0.1; done')
+        wait_until(lambda: plane.job(first).state is State.RUNNING)
+        second = submit(site.eve, "id -un > ran")
+        wait_until(lambda: plane.job(second).state is State.SUCCEEDED)
+        assert (site.folder / site.eve / "ran").read_text().strip() == site.eve
+        (site.folder / site.ada / "end").touch()
+        wait_until(lambda: plane.job(first).state is State.SUCCEEDED)
+        assert plane.job(first).preemptions == 1
+        assert (site.folder / site.ada / "tries").read_text().split() == ["1", "2"]
+    finally:
+        controller.stop()
+        store.close()
+
+
+# ------------------------------------------------------------------------------------------- without Slurm: a process that lies
+
+
+def test_as_user_chooses_site_mode_and_goes_with_slurm_alone(tmp_path: Path) -> None:
+    flags = {"state": tmp_path, "as_user": Path("/opt/trainmaster/bin/trainmaster-as-user")}
+    assert isinstance(backend_of(settings_of({**flags, "backend": "slurm"})), SlurmAsUsers)
+    with pytest.raises(InputError, match="--as-user goes with --backend slurm"):
+        backend_of(settings_of({**flags, "backend": "local"}))
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    until_s = time.monotonic() + PATIENCE_S
+    while not reached():
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
+
+
+def liar(tmp_path: Path, *lines: str) -> list[str]:
+    """A process that says so and waits."""
+    program = tmp_path / "liar"
+    program.write_text("\n".join(["#!/bin/sh", *(f"echo '{line}'" for line in lines), "cat > /dev/null", ""]))
+    program.chmod(0o755)
+    return [str(program)]
+
+
+def site_of(tmp_path: Path, argv: list[str]) -> SlurmAsUsers:
+    """eve's process is the one given; ada's attempt 1 of job 1 and eve's of job 2 are there."""
+    backend = SlurmAsUsers(tmp_path / "state", tmp_path / "program")
+    (tmp_path / "state" / "site" / "live").mkdir(parents=True)
+    backend._site = "0"
+    hello = Hello(site="0", slurm_conf=None, log_limit=0)
+    for job, user in ((1, "ada"), (2, "eve")):
+        backend._marks[job, 1] = Mark(user, {"n1": 1.0})
+        backend._agents[user] = Agent(user, argv if user == "eve" else ["cat"], hello, lambda: None, backend._shut_out)
+    return backend
+
+
+def test_what_the_process_of_a_user_says_of_another_users_job_is_not_believed(tmp_path: Path) -> None:
+    forged = [Observation(job=job, attempt=1, seen=Seen.ENDED, exit_code=0, ended_s=1.0) for job in (1, 2, 3)]
+    word = Word(seen=tuple(forged), placed=((1, 1, "n1"), (2, 1, "n1"), (2, 1, "n9")))
+    backend = site_of(tmp_path, liar(tmp_path, json.dumps(asdict(word))))
+    backend._agents["eve"].look_after((2, 1))
+    wait_until(lambda: any(one.job == 2 and one.seen is Seen.ENDED for one in backend.observe()))
+    assert {one.job: one.seen for one in backend.observe()} == {1: Seen.UNKNOWN, 2: Seen.ENDED}
+    assert list(backend._placed()) == [((2, 1), "n1", 1.0)]
+    backend._agents["eve"].leave()
+
+
+@pytest.mark.parametrize("about", [{"exit_code": "x"}, {"ended_s": float("nan")}, {"step": 10**30}, {"message": "x" * 10_000}])
+def test_a_process_that_makes_no_sense_is_left_alone_and_its_jobs_are_not_taken_for_lost(tmp_path: Path, about: dict[str, Any]) -> None:
+    """A time that is no number, say, would go into the sums by which users share."""
+    word = {"seen": [{"job": 2, "attempt": 1, "seen": "ended", **about}]}
+    backend = site_of(tmp_path, liar(tmp_path, json.dumps(asdict(Word())), json.dumps(word)))
+    backend._agents["eve"].look_after((2, 1))
+    wait_until(lambda: "understood" in backend._agents["eve"].trouble)
+    assert {one.seen for one in backend.observe()} == {Seen.UNKNOWN}
+    backend._agents["eve"].leave()
+
+
+def test_a_job_of_a_user_as_whom_nothing_may_run_is_refused_in_sudos_words(tmp_path: Path) -> None:
+    program = tmp_path / "sudo"
+    program.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    program.chmod(0o755)
+    backend = site_of(tmp_path, ["true"])
+    refusing = Agent("bob", [str(program)], Hello(site="0", slurm_conf=None, log_limit=0), lambda: None, backend._shut_out)
+    backend._agents["bob"], backend._marks[4, 1] = refusing, Mark("bob", {"n1": 1.0})
+    attempt = Attempt(job=4, attempt=1, name="", user="bob", spec=JobSpec(command=("true",)), shares=(NodeShare(node="n1", gpus=1.0),))
+    refusing.ask(Request(id=1, verb="start", key=(4, 1), attempt=attempt))
+    wait_until(lambda: any(one.job == 4 and one.seen is Seen.REFUSED for one in backend.observe()))
+    (refused,) = [one for one in backend.observe() if one.job == 4]
+    assert refused.message == "nothing runs as bob: sudo: a password is required (docs/slurm.md)"
+    refusing.leave()
+
+
+def test_a_start_that_may_have_been_heard_is_not_called_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_users, "RETRY_S", 0.05)
+    program = tmp_path / "dies"
+    said = json.dumps(asdict(Word()))
+    program.write_text(f"#!/bin/sh\nif [ -e {tmp_path}/again ]; then echo no > {tmp_path}/twice; exit 1; fi\n"
+                       f"echo '{said}'; read hello; read start; touch {tmp_path}/again\n")  # fmt: skip
+    program.chmod(0o755)
+    backend = site_of(tmp_path, [str(program)])
+    attempt = Attempt(job=2, attempt=1, name="", user="eve", spec=JobSpec(command=("true",)), shares=(NodeShare(node="n1", gpus=1.0),))
+    backend._agents["eve"].ask(Request(id=1, verb="start", key=(2, 1), attempt=attempt))
+    wait_until(lambda: (tmp_path / "twice").exists())
+    wait_until(lambda: backend._agents["eve"].trouble != "")
+    assert {one.job: one.seen for one in backend.observe()} == {1: Seen.UNKNOWN, 2: Seen.UNKNOWN}
+    backend._agents["eve"].leave()
