@@ -9,7 +9,6 @@ import pytest
 
 from live.backends.harness import Harness
 from trainmaster.live.backends.ray import RayBackend
-from trainmaster.live.backends.ray_spares import ON_A_NODE
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -27,6 +26,8 @@ def title(pid: int) -> str:
 
 
 def test_a_job_begins_in_a_worker_that_was_there_and_another_comes_in_its_place(ray_cluster: Any, tmp_path: Path) -> None:
+    from trainmaster.live.backends.ray_spares import ON_A_NODE  # Ray's own modules are behind it
+
     before = idle(ray_cluster, "n1")
     site = Harness(lambda: RayBackend(tmp_path / "state", ray_cluster.address, node_folder=tmp_path / "nodes"), tmp_path)
     waiting = site.wait(lambda: found if len(found := idle(ray_cluster, "n1") - before) == ON_A_NODE else None)
