@@ -266,7 +266,7 @@ class FaultySite:
 
     def spec(self) -> JobSpec:
         rng = self.rng
-        run_s = rng.choice([1, 2, 5, 10, 30, 60])
+        run_s, soon_s = rng.choice([1, 2, 5, 10, 30, 60]), max(self.clock.now_s, 0.0) + 5
         fails = rng.random() < 0.2
         known = [id for asked in self.asked.values() for id in asked.ids or ()]
         after = tuple(Dependency(kind=rng.choice(["after", "afterany", "afterok", "afternotok"]), job=rng.choice(known))
@@ -275,7 +275,7 @@ class FaultySite:
         return JobSpec(
             name=f"{run_s}-3" if fails else f"{run_s}", command=("true",), gpus=rng.choice([0.5, 0.25, 1, 1, 2, 2, 3, 4, self.most_gpus]),
             retry=Retry(max=rng.choice([0, 2])), preemptible=rng.choice([None, None, True, False]), hold=rng.random() < 0.1, array=array,
-            limit_s=rng.choice([None, None, None, 4, 20]), begin_s=rng.choice([None, None, None, max(self.clock.now_s, 0.0) + 5]), after=after,
+            limit_s=rng.choice([None, None, None, 4, 20]), begin_s=rng.choice([None, None, None, soon_s]), after=after,
             priority=rng.choice([0, 0, 1, -1]), grace_s=rng.choice([1.0, 5.0]), queue=rng.choice(["a", "b"]) if self.queues else None,
             estimate_s=rng.choice([None, run_s, 10 * run_s]), signal=rng.choice([None, None, StopSignal(number=10, before_s=2.0)]),
         )  # fmt: skip
