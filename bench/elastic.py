@@ -174,7 +174,7 @@ class Both(Pollux):
     asked: list[tuple[int, float, float, float, float]]  # jobs, fitness and CPU seconds of both
 
     def place(self, view, memory, order, terms, stay, speed, base, most, capacity):  # type: ignore[no-untyped-def]
-        steps, seed = self.params.steps * (1 + len(order) // 20), view.decision
+        steps, seed = self.params.steps * (20 + len(order)) // 20, view.decision
         begin = time.process_time()
         _, ours = search(terms, stay, base, most, capacity, self.params.avoid_interference, steps, seed)
         between = time.process_time()
@@ -193,7 +193,7 @@ def cost_of(rows: Any, base: Any, terms: Any, stay: Any, nodes: int) -> float:
 
 
 def quality() -> Iterator[str]:
-    for number in (1, 3):
+    for number in range(1, 9):
         on = parse_cluster("16x4")
         jobs, model = load_profiles(DATA / "sia/profiles").bind(load_trace(WORKLOADS / f"workload-{number}.csv").jobs, on)
         policy = Both(**PRESETS["artifact"].params)

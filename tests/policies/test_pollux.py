@@ -15,7 +15,7 @@ from trainmaster.engine.core import Setup
 from trainmaster.engine.loop import Simulation
 from trainmaster.errors import ParamError
 from trainmaster.policies.goodput import Fits
-from trainmaster.policies.kernels.allotment import search
+from trainmaster.policies.kernels.allotment import divide, search
 from trainmaster.policies.kernels.evolution import evolve
 from trainmaster.policies.pollux import Pollux, dense, sparse
 from trainmaster.policies.sia import Configuration, Sia, configurations, solve
@@ -92,6 +92,21 @@ def test_in_small_cases_the_best_of_all_placements_is_found(seed):
     best = min(cost_of(q, np.array(m)) for m in product(rows, repeat=3) if is_valid(np.array(m), q["capacity"]))
 
     assert answered(q)[1] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_jobs_put_back_together_share_the_gpus_as_is_best_of_all_ways(seed):
+    """If only numbers count; costs fall in steps, so no price a GPU leads there."""
+    jobs, room, rng = 3, 5, np.random.default_rng(seed)
+    cost = np.tile(rng.uniform(0, 1, (jobs, 1, room + 1)), (1, 2, 1))
+    stay, base_gpus = rng.uniform(0, 0.5, jobs), rng.integers(1, 4, jobs)
+    tables = np.zeros((jobs + 1, room + 1)), np.zeros((jobs, room + 1), np.int64), np.zeros((jobs, room + 1), np.int64)
+    scratch = np.zeros(room + 1, np.int64), np.zeros(room + 1, np.int64), np.zeros(room + 1)
+    value = divide(np.arange(jobs), room, room, room, 1, np.ones(jobs, bool), cost, stay, base_gpus, np.full(jobs, room), *tables, *scratch)
+
+    choices = [[*enumerate(cost[j, 0]), (base_gpus[j], stay[j])] for j in range(jobs)]
+    best = min(sum(c for _, c in picks) for picks in product(*choices) if sum(g for g, _ in picks) <= room)
+    assert value == pytest.approx(best)
 
 
 @pytest.mark.parametrize(("jobs", "seed"), [(6, 0), (12, 1), (24, 2), (40, 3)])

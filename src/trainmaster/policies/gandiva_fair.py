@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from trainmaster.policies.base import Decision, DecisionRecord, Floats, Line, Memory, Policy, Reason, View, check, counted, policy
 from trainmaster.policies.profiled import fastest_first, gains, kinds, known_rates, learn
-from trainmaster.policies.stride import NOWHERE, Bools, Local, Parts, balance, central, emptiest, spread
+from trainmaster.policies.stride import NOWHERE, Bools, Local, Parts, balance, central, emptiest, in_turn, spread
 from trainmaster.policies.trading import NOTHING, by_job, fair_shares, trade
 from trainmaster.policies.turns import NO_TURN, give
 
@@ -267,7 +267,7 @@ class Turns:
             self.places |= given
             self.free[site.type == j] = free[site.type == j]
         turn = np.full(len(site.gang), NO_TURN)
-        order = np.argsort(local.passes, kind="stable")
+        order = in_turn(local, len(self.free))
         give(turn, self.free, site.gang, local.job[order], local.home[order])
         self.places |= {i: {int(turn[i]): float(site.gang[i])} for i in np.flatnonzero(turn != NO_TURN).tolist()}
 

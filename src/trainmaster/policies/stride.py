@@ -3,12 +3,16 @@
 Chaudhary et al., "Balancing Efficiency and Fairness in Heterogeneous GPU Clusters for Deep Learning", EuroSys 2020, section 3.
 
     pass      of a job on a type: GPUs x quanta that it had there / its tickets
-    node      the jobs at home there run in the order of (pass, submission), all that fit; one that does not fit keeps its pass, so it
-              comes first next time
+    node      the jobs at home there run in turn, all that fit; one that does not fit keeps its pass, so it comes first next time
+    in turn   the order of (pass + 1 / tickets, pass, submission): of where a pass would be after a turn on one GPU; who is a whole
+              quantum ahead of the node's mean pass comes after all others
     central   gangs wider than a node, and the jobs of each node as one, which has their tickets together and so their mean pass
     balance   tickets per GPU are to be equal on all nodes of a type: jobs move from the fullest node to the emptiest
 
 Tickets are counted in GPUs, so a pass advances by one a quantum for who has exactly its share, and passes on different nodes compare.
+On one GPU the paper's order, by pass, is fair within a quantum between any two; on several at once who has few tickets gets its first
+turns too early, and two can be almost two quanta apart. This order is that of Pfair's earliest pseudo-deadline first (Baruah et al.,
+"Proportionate progress", Algorithmica 15, 1996); ADR 0015 says what is proven of it.
 Where nodes cannot be made equal (three jobs for two GPUs), the job that is most behind changes places with the one most ahead once
 they are `BEHIND` quanta apart: the paper leaves open what happens there, and somebody would be short for ever.
 """
@@ -28,6 +32,7 @@ Bools = NDArray[np.bool_]
 NOWHERE = -1
 EQUAL = 0.05  # tickets per GPU: a smaller gain is not worth a move
 BEHIND = 10.0  # quanta between two jobs' passes from which on they change places
+ROUNDING = 9  # digits of a pass, so that equal ones compare so
 Parts = dict[int, float]  # node -> GPUs
 
 
@@ -50,6 +55,13 @@ def node_passes(local: Local, nodes: int) -> Floats:
     tickets = local.of_nodes(local.tickets, nodes)
     with np.errstate(invalid="ignore"):
         return local.of_nodes(local.tickets * local.passes, nodes) / tickets
+
+
+def in_turn(local: Local, nodes: int) -> Ints:
+    """Who comes first on its node: rows of `local`."""
+    turn = np.round(local.passes + 1.0 / local.tickets, ROUNDING)
+    ahead = local.passes > node_passes(local, nodes)[local.home] + 1.0 - 10.0**-ROUNDING
+    return np.lexsort((np.round(local.passes, ROUNDING), turn, ahead))
 
 
 def central(local: Local, wide: Ints, passes: Floats, gang: Floats, open_to: Bools, most_nodes: Ints, free: Floats) -> dict[int, Parts]:

@@ -1,9 +1,14 @@
 """Pollux's question, who gets how many GPUs on which nodes, answered by large neighbourhood search.
 
-A few jobs are taken off the cluster and put back, each as it is best for itself at a price a GPU; what is no worse stays, and at
-first, now and then, what is a little worse (simulated annealing: one gets out of local optima). The best seen is the answer.
-The price is about what the last GPU is worth: that of the relaxation in which only the number of GPUs counts. (Ropke and
-Pisinger, "An adaptive large neighborhood search heuristic", Transportation Science 40(4), 2006, for the idea.)
+A few jobs are taken off the cluster and put back; what is no worse stays, and at first, now and then, what is worse (simulated
+annealing: one gets out of local optima). The best seen is the answer. (Ropke and Pisinger, "An adaptive large neighborhood search
+heuristic", Transportation Science 40(4), 2006, for the idea.) They are put back in one of two ways, by chance:
+
+    one by one   each as it is best for itself at a price a GPU, about what the last GPU is worth
+    together     their numbers of GPUs by dynamic programming, as is best for all of them: costs are not convex (to stay is cheap, and
+                 on one GPU more everything moves), so there are answers that no price leads to
+
+Over all jobs the same programme, in which only numbers count, is a bound that no placement can beat: who meets it is done.
 
     cost[j, kind, g]   what job j adds to the sum to be minimised on g GPUs: kind 0 on one node, 1 on several, if it has to move
     stay[j]            what it adds where it is now
@@ -17,7 +22,9 @@ import numpy as np
 from numba import njit
 
 FLAT = 1e-12  # differences below are rounding
-WARMTH = 0.02  # of what a job costs on average: about so much worse is put up with at first
+WARMTH = 0.12  # of what a job costs on average: about so much worse is put up with at first
+TAKEN = 8  # jobs at once, at most
+BOUNDED = 4_000_000  # jobs x GPUs: beyond that the bound costs more than it saves
 
 
 @njit(cache=True)
@@ -164,6 +171,102 @@ def spread(j, gpus, rows, free, spanning, exclusive):  # type: ignore[no-untyped
 
 
 @njit(cache=True)
+def options(j, room, largest, across, unit, cost, most, sizes, uses, values):  # type: ignore[no-untyped-def]
+    """What a job can have, each taking more room and better than the one before: (GPUs, room, cost). Returns how many.
+
+    A gang that spans nodes takes whole units of room: 1, or a node, as no other such gang may have the rest.
+    """
+    count, least = 0, cost[j, 0, 0]
+    for g in range(1, min(room, most[j]) + 1):
+        value, use = cost[j, 0, g] if g <= largest else np.inf, g
+        if 1 < g <= across and cost[j, 1, g] < value:
+            value, use = cost[j, 1, g], min((g + unit - 1) // unit * unit, across)
+        if value < least - FLAT:
+            while count > 0 and uses[count - 1] >= use:
+                count -= 1
+            sizes[count], uses[count], values[count] = g, use, value
+            count, least = count + 1, value
+    return count
+
+
+@njit(cache=True)
+def divide(taken, room, largest, across, unit, may_stay, cost, stay, base_gpus, most, best, chosen, used, sizes, uses, values):  # type: ignore[no-untyped-def]
+    """How many GPUs each of these jobs gets if only numbers count: `chosen[i, 0]`, -1 = it stays where it was. Returns their cost.
+
+    On the way `best[i, t]` is of the first i jobs in room t, `chosen[i, t]` and `used[i, t]` are of job i there.
+    """
+    best[0, : room + 1] = 0.0
+    for i, j in enumerate(taken):
+        for t in range(room + 1):
+            best[i + 1, t], chosen[i, t], used[i, t] = best[i, t] + cost[j, 0, 0], 0, 0
+        for k in range(options(j, room, largest, across, unit, cost, most, sizes, uses, values)):
+            g, use, value = sizes[k], uses[k], values[k]
+            for t in range(use, room + 1):
+                if best[i, t - use] + value < best[i + 1, t]:
+                    best[i + 1, t], chosen[i, t], used[i, t] = best[i, t - use] + value, g, use
+        if may_stay[i]:
+            use, value = base_gpus[j], stay[j]
+            for t in range(use, room + 1):
+                if best[i, t - use] + value <= best[i + 1, t] + FLAT:
+                    best[i + 1, t], chosen[i, t], used[i, t] = best[i, t - use] + value, -1, use
+    left = room
+    for i in range(len(taken) - 1, -1, -1):
+        use = used[i, left]
+        chosen[i, 0] = chosen[i, left]
+        left -= use
+    return best[len(taken), room]
+
+
+@njit(cache=True)
+def place(j, gpus, cost, rows, free, spanning, exclusive):  # type: ignore[no-untyped-def]
+    """Put a job on so many GPUs, where it costs least; returns what it then costs, -1 = there is no room."""
+    chosen = -1
+    for n in range(len(free)):
+        if free[n] >= gpus and (chosen < 0 or free[n] < free[chosen] or (free[n] == free[chosen] and spanning[n] > spanning[chosen])):
+            chosen = n
+    if chosen >= 0 and (gpus == 1 or cost[j, 0, gpus] <= cost[j, 1, gpus]):
+        free[chosen] -= gpus
+        rows[j, 0, 0], rows[j, 0, 1] = chosen, gpus
+        return cost[j, 0, gpus]
+    if gpus > 1 and spread(j, gpus, rows, free, spanning, exclusive):
+        return cost[j, 1, gpus]
+    return -1.0
+
+
+@njit(cache=True)
+def together(taken, unit, cost, stay, base, base_gpus, most, rows, free, spanning, exclusive, levels, now, may_stay, best, chosen, used,
+             sizes, uses, values):  # type: ignore[no-untyped-def]
+    """Put these jobs back as is best for all of them; returns what they then cost."""
+    room, largest, across, wanted = 0, 0, 0, 0
+    for n in range(len(free)):
+        room += free[n]
+        largest = max(largest, free[n])
+        if not (exclusive and spanning[n] > 0):
+            across += free[n]
+    for i, j in enumerate(taken):
+        may_stay[i] = base_gpus[j] > 0 and fits(base[j], free, spanning, exclusive)
+        wanted += max((most[j] + unit - 1) // unit * unit, base_gpus[j])
+    room = min(room, wanted)
+    divide(taken, room, largest, across, unit, may_stay, cost, stay, base_gpus, most, best, chosen, used, sizes, uses, values)
+    for i, j in enumerate(taken):
+        now[j] = -1.0
+        if chosen[i, 0] < 0 and fits(base[j], free, spanning, exclusive):
+            put(j, base[j], rows, free, spanning)
+            now[j] = stay[j]
+    for i, j in enumerate(taken):
+        if chosen[i, 0] == 0:
+            now[j] = cost[j, 0, 0]
+        elif now[j] < 0:
+            now[j] = place(j, chosen[i, 0] if chosen[i, 0] > 0 else base_gpus[j], cost, rows, free, spanning, exclusive)
+    after = 0.0
+    for j in taken:
+        if now[j] < 0:  # where numbers fit and nodes do not
+            now[j] = insert(j, 0.0, cost, stay, base, base_gpus, most, rows, free, spanning, exclusive, levels)
+        after += now[j]
+    return after
+
+
+@njit(cache=True)
 def search(cost, stay, base, most, capacity, exclusive, steps, seed):  # type: ignore[no-untyped-def]
     """(rows, cost): the best placement found in so many steps. Starts from where the jobs are."""
     np.random.seed(seed)
@@ -189,68 +292,91 @@ def search(cost, stay, base, most, capacity, exclusive, steps, seed):  # type: i
         if rows[j, 0, 0] < 0:
             now[j] = insert(j, charge, cost, stay, base, base_gpus, most, rows, free, spanning, exclusive, levels)
 
-    taken, kept_rows, kept = np.zeros(jobs, np.int64), np.zeros((jobs, parts_most, 2), np.int64), np.zeros(jobs)
-    picked = np.zeros(jobs, np.bool_)
+    total_gpus, top, whole = capacity.sum(), cost.shape[2], capacity.max()
+    sizes, uses, values = np.zeros(top, np.int64), np.zeros(top, np.int64), np.zeros(top)
+    bound, size = -np.inf, min(jobs, TAKEN)
+    if jobs * total_gpus <= BOUNDED:
+        bound = divide(np.arange(jobs), total_gpus, whole, total_gpus, 1, base_gpus > 0, cost, stay, base_gpus, most,
+                       np.zeros((jobs + 1, total_gpus + 1)), np.zeros((jobs, total_gpus + 1), np.int64),
+                       np.zeros((jobs, total_gpus + 1), np.int64), sizes, uses, values)  # fmt: skip
+    table, chosen = np.zeros((size + 1, total_gpus + 1)), np.zeros((size, total_gpus + 1), np.int64)
+    used, may_stay, picked = np.zeros_like(chosen), np.zeros(size, np.bool_), np.zeros(jobs, np.bool_)
+    buffer, kept_rows, kept = np.zeros(size, np.int64), np.zeros((size, parts_most, 2), np.int64), np.zeros(size)
     total, scale = now.sum(), WARMTH * now.sum() / max(jobs, 1)
     best, best_rows = total, rows.copy()
     for step in range(steps):
+        if best <= bound + FLAT * jobs:
+            break
         warmth = scale * (1.0 - step / steps) ** 2
-        n_taken = pick(step, jobs, nodes, rows, taken, picked)
+        taken = buffer[: pick(jobs, nodes, base, rows, buffer, picked)]
+        np.random.shuffle(taken)
         before, after = 0.0, 0.0
-        for i in range(n_taken):
-            j = taken[i]
+        for i, j in enumerate(taken):
             kept_rows[i], kept[i] = rows[j], now[j]
             before += now[j]
             lift(j, rows, free, spanning, now)
-        rate = charge * np.exp(2.0 * np.random.random() - 1.0) if step % 4 else 0.0
-        for i in range(n_taken - 1, 0, -1):
-            k = np.random.randint(0, i + 1)
-            taken[i], taken[k] = taken[k], taken[i]
-            kept[i], kept[k] = kept[k], kept[i]
-            for part in range(parts_most):
-                for side in range(2):
-                    kept_rows[i, part, side], kept_rows[k, part, side] = kept_rows[k, part, side], kept_rows[i, part, side]
-        for i in range(n_taken):
-            j = taken[i]
-            now[j] = insert(j, rate, cost, stay, base, base_gpus, most, rows, free, spanning, exclusive, levels)
-            after += now[j]
+        way = np.random.random()
+        if way < 0.5:
+            after = together(taken, whole if way < 0.125 else 1, cost, stay, base, base_gpus, most, rows, free, spanning, exclusive, levels,
+                             now, may_stay, table, chosen, used, sizes, uses, values)  # fmt: skip
+        else:
+            rate = charge * np.exp(2.0 * np.random.random() - 1.0) if way < 0.875 else 0.0
+            for j in taken:
+                now[j] = insert(j, rate, cost, stay, base, base_gpus, most, rows, free, spanning, exclusive, levels)
+                after += now[j]
         worse = after - before
         if worse > FLAT and np.random.random() >= np.exp(-worse / max(warmth, FLAT)):
-            for i in range(n_taken):
-                lift(taken[i], rows, free, spanning, now)
-            for i in range(n_taken):
-                put(taken[i], kept_rows[i], rows, free, spanning)
-                now[taken[i]] = kept[i]
+            for j in taken:
+                lift(j, rows, free, spanning, now)
+            for i, j in enumerate(taken):
+                put(j, kept_rows[i], rows, free, spanning)
+                now[j] = kept[i]
         else:
             total += worse
             if total < best - FLAT:
                 best, best_rows[:] = total, rows
-        for i in range(n_taken):
-            picked[taken[i]] = False
+        for j in taken:
+            picked[j] = False
     return best_rows, best
 
 
 @njit(cache=True)
-def pick(step, jobs, nodes, rows, taken, picked):  # type: ignore[no-untyped-def]
-    """Jobs to take off: those of one node, or of two, or any; and now and then one more that may hold nothing."""
-    n_taken, limit = 0, min(jobs, 8)
-    if step % 3:
-        for _ in range(1 + step % 2):
-            node = np.random.randint(0, nodes)
-            for j in range(jobs):
-                if picked[j] or n_taken == limit:
-                    continue
-                for i in range(rows.shape[1]):
-                    if rows[j, i, 0] < 0:
-                        break
-                    if rows[j, i, 0] == node:
-                        taken[n_taken], picked[j] = j, True
-                        n_taken += 1
-                        break
-    more = 1 + np.random.randint(0, 3)
-    for _ in range(more):
+def pick(jobs, nodes, base, rows, taken, picked):  # type: ignore[no-untyped-def]
+    """Jobs to take off: any; those of a node, or of two; or one and those who have the nodes it was on. And up to four more."""
+    count, kind = 0, np.random.randint(0, 4)
+    if kind == 0:
+        for _ in range(np.random.randint(1, 3)):
+            count = add(np.random.randint(0, jobs), taken, count, picked)
+    elif kind == 3:
         j = np.random.randint(0, jobs)
-        if not picked[j] and n_taken < limit:
-            taken[n_taken], picked[j] = j, True
-            n_taken += 1
-    return n_taken
+        count = add(j, taken, count, picked)
+        for i in range(base.shape[1]):
+            if base[j, i, 0] < 0:
+                break
+            count = add_those_on(base[j, i, 0], rows, taken, count, picked)
+    else:
+        for _ in range(kind):
+            count = add_those_on(np.random.randint(0, nodes), rows, taken, count, picked)
+    for _ in range(np.random.randint(1, 5)):
+        count = add(np.random.randint(0, jobs), taken, count, picked)
+    return count
+
+
+@njit(cache=True)
+def add_those_on(node, rows, taken, count, picked):  # type: ignore[no-untyped-def]
+    for j in range(len(rows)):
+        for i in range(rows.shape[1]):
+            if rows[j, i, 0] < 0:
+                break
+            if rows[j, i, 0] == node:
+                count = add(j, taken, count, picked)
+                break
+    return count
+
+
+@njit(cache=True)
+def add(j, taken, count, picked):  # type: ignore[no-untyped-def]
+    if picked[j] or count == len(taken):
+        return count
+    taken[count], picked[j] = j, True
+    return count + 1
