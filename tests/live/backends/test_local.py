@@ -41,6 +41,20 @@ def fork_server(cluster: Harness) -> int:
     return int(cluster.wait(lambda: cluster.backend.report()["fork_server"]))
 
 
+def test_a_controller_that_was_started_in_the_background_passes_none_of_its_ignored_signals_on(tmp_path: Path) -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGQUIT, signal.SIGUSR1)}
+    try:
+        site = Harness(lambda: LocalBackend(tmp_path / "state", slots=1), tmp_path)
+        _, log = site.run(["grep", "SigIgn", "/proc/self/status"])
+        site.close()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    ignored = int(log.split()[1], 16)
+    assert not any(ignored & 1 << number - 1 for number in before)
+
+
 @pytest.mark.parametrize("kind", ["v2", "freezer", "pids", "none"])
 def test_a_killed_supervisor_takes_all_of_its_job_with_it_and_the_attempt_is_lost(
     cluster: Harness, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -263,14 +263,14 @@ class Supervisor:
             os._exit(126)
 
     def _become(self, one: dict[str, Any], log: tuple[int, int], parent: int) -> None:
-        """What the child of a fork is before exec. Signals that Python ignores or handles are as a shell expects them."""
+        """What the child of a fork is before exec. Signals are as a shell expects them, whatever Python or our parent ignores."""
         os.setsid()
         linux.die_with_parent(parent)
         if self.plan["cgroup"] is not None:
             cgroups.enter(self.plan["cgroup"]["folder"])
             limits.enter(self.plan["limits"])
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         os.chdir(one["cwd"])
         os.umask(self.plan["umask"])
