@@ -27,6 +27,7 @@ from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "slurm-client", "slurm-wlm-basic-plugins", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
+START_S = 5.0
 PATIENCE_S = 30.0
 
 CLUSTER = "ClusterName=trainmaster-try"
@@ -177,11 +178,16 @@ class SmallCluster:
         )  # fmt: skip
 
     def start_controller(self) -> None:
-        self.run("slurmctld")
+        self._start("slurmctld", "slurmctld")
 
     def start_node(self, name: str) -> None:
-        """Never a second beside a living one: it would take its pid file."""
-        self.run("slurmd", "-N", name)
+        self._start(f"slurmd.{name}", "slurmd", "-N", name)
+
+    def _start(self, daemon: str, *argv: str) -> None:
+        """Never a second beside a living one, with which it would share its files: until it has written down its pid, or has died."""
+        (self.folder / f"{daemon}.pid").unlink(missing_ok=True)
+        self.run(*argv)
+        self.wait(lambda: self.alive(daemon), START_S)
 
     def pid(self, daemon: str) -> int | None:
         """Of `slurmctld`, `munged` or `slurmd.NODE`."""
