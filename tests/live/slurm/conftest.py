@@ -1,6 +1,7 @@
 """The Slurm backend under the harness of the behaviour tests, and the cluster under it."""
 
 import getpass
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ def pids(slurm: Any) -> list[int | None]:
     return [slurm.pid(daemon) for daemon in ("slurmctld", *(f"slurmd.{name}" for name in slurm.names))]
 
 
+def counts_gpus_of_nobody(node: str) -> bool:
+    """Slurm 22.05 may, once slurmctld was killed and a job began a second life: it gives these GPUs to nobody until it counts anew."""
+    return " State=IDLE " in node and re.search(r"GresUsed=gpu:\w+:[1-9]", node) is not None
+
+
 def mend(slurm: Any) -> None:
     """What a test has killed is there again; what Slurm drained because of it (a second life of a job: "Duplicate jobid") is resumed."""
     for name in slurm.names:
@@ -48,6 +54,8 @@ def mend(slurm: Any) -> None:
         states = dict(line.split() for line in slurm.run("sinfo", "-h", "-N", "-o", "%N %T", fails=True).splitlines())
         for name in (name for name, state in states.items() if state.startswith(("drain", "down"))):
             slurm.run("scontrol", "update", f"nodename={name}", "state=resume", fails=True)
+        if any(map(counts_gpus_of_nobody, slurm.run("scontrol", "show", "node", "-d", "-o", fails=True).splitlines())):
+            slurm.run("scontrol", "reconfigure", fails=True)
         return set(states) == set(slurm.names) and set(states.values()) <= {"idle", "mixed", "allocated", "completing"}
 
     assert slurm.wait(whole, 40), slurm.run("sinfo", "-N", "-o", "%N %T %E", fails=True)

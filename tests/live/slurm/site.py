@@ -54,7 +54,8 @@ class Site(Cluster):
         until_s = time.monotonic() + LONG_S
         while any(job["id"] in ids for job in self.insist(lambda client: client.jobs())):
             assert time.monotonic() < until_s, f"not ended after {LONG_S:g} s: {self.insist(lambda client: client.jobs())}\n{self.log()}"
-            time.sleep(0.5)
+            time.sleep(1.0)
+            mend(self.slurm)  # a second life may begin, and drain its node, long after the last fault
         super().ended(ids)
 
     # ------------------------------------------------------------------------------------------------- faults

@@ -100,6 +100,15 @@ def test_others_are_believed_when_seen_twice(backend: SlurmBackend) -> None:
     assert seen == [0, 3, 3, 0]
 
 
+def test_gpus_that_slurm_counts_as_used_on_an_idle_node_are_nobodys_and_the_node_says_what_helps(backend: SlurmBackend) -> None:
+    reasons = []
+    for state in ("IDLE", "IDLE", "MIXED", "MIXED"):
+        used = NODES.replace("NodeAddr=10.0.0.1 State=IDLE", f"NodeAddr=10.0.0.1 GresUsed=gpu:A100:3(IDX:0-2) State={state}")
+        backend._take({"nodes": used, "partitions": PARTITIONS})
+        reasons.append(backend._inventory["a1"].reason)
+    assert ["scontrol reconfigure" in reason for reason in reasons] == [False, True, False, False]
+
+
 def test_a_look_that_hung_does_not_put_off_the_next_one_for_long(backend: SlurmBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = [100.0]
 

@@ -581,8 +581,11 @@ class SlurmBackend(Accepting[Launched]):
                 just_restarted = before is not None and "UNKNOWN" in listed.state.upper()  # slurmctld waits for it to register
                 up = before.up if just_restarted and before is not None else listed.unusable is None
                 self._listed[name] = (listed, row.type)
+                reason = "" if up else f"Slurm: {listed.state}"
+                if others and stands and listed.state.rstrip("*").upper() == "IDLE":  # 22.05 does, after a second life of a job
+                    reason = f"Slurm says it is idle, and counts {others:g} of its GPUs as used: `scontrol reconfigure` has it count anew"
                 self._inventory[name] = NodeSeen(
-                    name=name, node=row, up=up, reason="" if up else f"Slurm: {listed.state}",
+                    name=name, node=row, up=up, reason=reason,
                     others_gpus=others if stands or before is None else before.others_gpus,
                 )  # fmt: skip
         there = {str(row.name) for listed in nodes for row in listed.rows}
