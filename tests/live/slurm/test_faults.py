@@ -164,6 +164,7 @@ def test_slurmctld_killed_soon_after_a_submission_loses_the_job_or_keeps_it_but_
     slurm.wait(lambda: not slurm.alive("slurmctld"), 5)
     slurm.start_controller()
     time.sleep(4)
+    mend(slurm)  # it may have died again, of a job whose script it had not saved, or have drained a node
     seen = cluster.seen(attempt)
     if seen is not None and seen.seen is Seen.RUNNING and alive(int(started)):
         let_go(cluster)
