@@ -48,7 +48,7 @@ from trainmaster.workload.perf.base import Allocation, PerformanceModel, Traits
 from trainmaster.workload.perf.constant import Constant
 
 RESTART_COST_S = 30.0
-LARGE_LOG = 1 << 19  # rows, once it grows: NumPy asks for large pages from 4 MiB on, and each page costs when it is first written
+LARGE_LOG = 1 << 19  # rows more for a run that has filled its log: NumPy asks for large pages from 4 MiB on, and each page costs
 TYPES_NAMED = 4  # in the reason why a job can never run
 
 
@@ -522,16 +522,16 @@ class Engine:
             elif code == kernels.RATE:
                 self._rate()
             elif code == kernels.GROW:
-                self._grow_log()
+                self._grow_log(LARGE_LOG, LARGE_LOG)
             elif code == kernels.BROKEN:
                 self._break()
             else:
                 return int(code)
 
-    def _grow_log(self, allocations: int = 0, parts: int = 0) -> None:
+    def _grow_log(self, allocations: int, parts: int) -> None:
         S, clock = self.state, self.clock
-        grow_log(S, max(4 * len(S.alloc_job), LARGE_LOG) + int(clock["n_waiting"]) + allocations,
-                 max(4 * len(S.part_node), LARGE_LOG) + int(clock["gpus"] + clock["n_waiting"]) + parts)  # fmt: skip
+        grow_log(S, 2 * len(S.alloc_job) + int(clock["n_waiting"]) + allocations,
+                 2 * len(S.part_node) + int(clock["gpus"] + clock["n_waiting"]) + parts)  # fmt: skip
 
     def make_room(self, gangs: list[int]) -> None:
         """Room in the log for jobs that are given so many parts each, and as many again while another place is tried."""

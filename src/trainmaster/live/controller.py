@@ -741,7 +741,7 @@ class Controller:
         try:
             verb()
             self.alerts.pop("told", None)
-        except (BackendError, StoreUnavailable) as refusal:
+        except BackendError as refusal:
             self.alerts["told"] = str(refusal)
 
     # ---------------------------------------------------------------------------------------------------------- the store

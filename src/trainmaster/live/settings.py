@@ -62,6 +62,11 @@ class Settings:
     node_queues: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # node -> its queues; others take any job
     flags: Mapping[str, Any] = field(default_factory=dict)  # as given: a file that is read again does not undo them
 
+    @property
+    def log_limit(self) -> int:
+        """In bytes."""
+        return round(self.log_limit_gib * 2**30)
+
 
 def settings_of(flags: Mapping[str, Any]) -> Settings:
     """`flags`: fields of Settings that were given on the command line, `config` among them."""

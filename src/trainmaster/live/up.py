@@ -112,20 +112,19 @@ def _local(settings: Settings) -> Backend:
         raise InputError("--shadow, --address, --shared and --cluster are for other backends; the local one runs jobs on this machine")
     from trainmaster.live.backends.local import LocalBackend
 
-    return LocalBackend(settings.state, slots=settings.slots, log_limit=round(settings.log_limit_gib * 2**30))
+    return LocalBackend(settings.state, slots=settings.slots, log_limit=settings.log_limit)
 
 
 def _slurm(settings: Settings) -> Backend:
     if settings.address or settings.slots is not None or settings.cluster or settings.shared:
         raise InputError("--address, --slots, --shared and --cluster are not for --backend slurm: SLURM_CONF says which cluster")
-    log_limit = round(settings.log_limit_gib * 2**30)
     if settings.as_user is not None:
         from trainmaster.live.backends.slurm_users import SlurmAsUsers
 
-        return SlurmAsUsers(settings.state, settings.as_user.absolute(), log_limit=log_limit)
+        return SlurmAsUsers(settings.state, settings.as_user.absolute(), log_limit=settings.log_limit)
     from trainmaster.live.backends.slurm import SlurmBackend
 
-    return SlurmBackend(settings.state, log_limit=log_limit)
+    return SlurmBackend(settings.state, log_limit=settings.log_limit)
 
 
 def _ray(settings: Settings) -> Backend:
@@ -135,7 +134,7 @@ def _ray(settings: Settings) -> Backend:
         raise InputError("--backend ray needs --address HOST:PORT, that of Ray's head")
     from trainmaster.live.backends.ray import RayBackend
 
-    return RayBackend(settings.state, settings.address, shared=settings.shared, log_limit=round(settings.log_limit_gib * 2**30))
+    return RayBackend(settings.state, settings.address, shared=settings.shared, log_limit=settings.log_limit)
 
 
 def advice(settings: Settings, controller: Controller) -> list[str]:

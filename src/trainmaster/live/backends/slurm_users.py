@@ -292,12 +292,15 @@ class Agent:
             process, thread = self._process, self._thread
             self._work.notify_all()
         if process is not None:
-            try:
-                process.wait(LEAVE_S)
-            except subprocess.TimeoutExpired:
-                log.warning("the process of %s does not go", self._user)
+            self._await_end(process)
         if thread is not None:
             thread.join(LEAVE_S)
+
+    def _await_end(self, process: subprocess.Popen[bytes]) -> None:
+        try:
+            process.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:
+            log.warning("the process of %s does not go", self._user)
 
     # -- its thread ------------------------------------------------------------------------------------------------------------------
 
@@ -355,17 +358,13 @@ class Agent:
             why = word.trouble or why
             time.sleep(PAUSE_S / 2)  # one that talks without end is not listened to without end
         with self._work:
-            gone, self._process = self._process, None
+            self._process = None
             self._work.notify_all()
         if writer is not None:
             writer.join(LEAVE_S)
         else:
             process.stdin.close()
-        if gone is not None:
-            try:
-                process.wait(LEAVE_S)
-            except subprocess.TimeoutExpired:
-                log.warning("the process of %s does not go", self._user)
+        self._await_end(process)
         listener.join(1.0)
         return greeted, why or next(iter(last), "its process has gone")
 
