@@ -68,7 +68,7 @@ def test_no_shared_gpu_gives_more_than_it_has(jobs, name):
     simulation = prepare(jobs, "2x2", policy(name))
     a = simulation.run().allocations
 
-    slots = simulation.state.part_slot[: len(a.node)]
+    slots = simulation.state.parts["slot"][: len(a.node)]
     parts = [(a.start_s[i], a.end_s[i], a.gpu_milli[p], slots[p]) for i in range(len(a.job)) for p in range(a.offset[i], a.offset[i + 1])]
     for at_s, *_ in parts:
         now = [part for part in parts if part[0] <= at_s < part[1]]

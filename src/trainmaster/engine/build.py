@@ -60,11 +60,8 @@ def build_state(jobs: JobTable, cluster: Cluster, rates: Floats | None, types: S
         "classes": (len(first_rows) + 1,), "class_pools": (len(first_rows) + 1, len(pools) + 1), "queues": (len(queue_names) + 1,),
         "arrivals": (0,), "heap_s": (2 * n + 64,), "heap_row": (2 * n + 64,), "out": (n, 3), "heads": (len(first_rows) + 1,),
         "cap": (len(pools),), "beside": (len(pools),), "used": (len(queue_names) + 1,), "blocked": (len(pools) + 1,),
-        "usable": (len(cluster.nodes),), "counts": (top + 1,), "alloc_offset": (0,), "acts": (2 * n + 64, 2),
+        "usable": (len(cluster.nodes),), "counts": (top + 1,), "allocations": (0,), "parts": (0,), "acts": (2 * n + 64, 2),
     }  # fmt: skip
-    for name in ("alloc_job", "alloc_start_s", "alloc_end_s", "part_node", "part_milli", "part_slot", "part_next", "part_cpu_milli",
-                 "part_memory_mib"):  # fmt: skip
-        shapes[name] = (0,)
     S = State(**{name: np.zeros(shapes.get(name, (n,)), dtype) for name, (dtype, _) in ARRAYS.items()})
     grow_log(S, n + gpus + 1024, n + gpus + 1024)
     S.slot_head[:] = -1
@@ -114,9 +111,7 @@ def keep_history(S: State, jobs: JobTable) -> None:
 
 def grow_log(S: State, allocations: int, parts: int) -> None:
     """Make the allocation log this long; what it holds stays."""
-    for name, size in (("alloc_job", allocations), ("alloc_start_s", allocations), ("alloc_end_s", allocations),
-                       ("alloc_offset", allocations + 1), ("part_node", parts), ("part_milli", parts), ("part_slot", parts),
-                       ("part_next", parts), ("part_cpu_milli", parts), ("part_memory_mib", parts)):  # fmt: skip
+    for name, size in (("allocations", allocations + 1), ("parts", parts)):
         longer = np.empty(size, ARRAYS[name][0])
         longer[: len(S.arrays[name])] = S.arrays[name]
         S.replace(name, longer)

@@ -371,7 +371,7 @@ class Engine:
         now_s = float(clock["now_s"])
         def types_held() -> np.ndarray:
             held, holds = np.full(len(rows), -1, self.type_of_node.dtype), state["running"] == 1
-            held[holds] = self.type_of_node[S.part_node[S.alloc_offset[state["allocation"][holds]]]]
+            held[holds] = self.type_of_node[S.parts["node"][S.allocations["first_part"][state["allocation"][holds]]]]
             return held
 
         return View(
@@ -430,11 +430,9 @@ class Engine:
 
     def parts(self, row: int) -> Parts:
         """What a job is given, as the ledger has it."""
-        S = self.state
-        a = int(S.jobs[row]["allocation"])
-        at = slice(int(S.alloc_offset[a]), int(S.alloc_offset[a + 1]))
-        return Parts(S.part_node[at].copy(), S.part_milli[at].astype(np.int64), S.part_slot[at].copy(), S.part_cpu_milli[at].copy(),
-                     S.part_memory_mib[at].copy(), a)  # fmt: skip
+        a = int(self.state.jobs[row]["allocation"])
+        parts = self.state.parts_of(a).copy()
+        return Parts(parts["node"], parts["milli"].astype(np.int64), parts["slot"], parts["cpu_milli"], parts["memory_mib"], a)
 
     def _holdings(self, row: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
         held = self.allocation(row)
@@ -445,17 +443,16 @@ class Engine:
         job = self.state.jobs[row]
         share_milli, config = int(job["share_milli"]), int(job["config"])
         if begin is not None:
-            return self._allocation(begin, int(self.clock["n_parts"]), share_milli, config)
+            return self._allocation(self.state.parts[begin : self.clock["n_parts"]], share_milli, config)
         key = (int(job["allocation"]), share_milli, config)  # the log only grows: what an entry says stays true
         known = self.known_allocations.get(row)
         if known is None or known[0] != key:
-            begin, end = self.state.alloc_offset[key[0] : key[0] + 2].tolist()
-            known = self.known_allocations[row] = (key, self._allocation(begin, end, share_milli, config))
+            known = self.known_allocations[row] = (key, self._allocation(self.state.parts_of(key[0]), share_milli, config))
         return known[1]
 
-    def _allocation(self, begin: int, end: int, share_milli: int, config: int) -> Allocation:
-        S, held = self.state, dict[int, int]()
-        for node, milli in zip(S.part_node[begin:end].tolist(), S.part_milli[begin:end].tolist(), strict=True):
+    def _allocation(self, parts: np.ndarray[Any, Any], share_milli: int, config: int) -> Allocation:
+        held = dict[int, int]()
+        for node, milli in zip(parts["node"].tolist(), parts["milli"].tolist(), strict=True):
             held[node] = held.get(node, 0) + milli
         types = tuple(self.cluster.nodes[node].type for node in held)
         gpus = tuple(milli / share_milli for milli in held.values())
@@ -464,18 +461,16 @@ class Engine:
 
     def neighbours(self, row: int) -> tuple[int, ...]:
         """Rows of the other jobs on its GPUs."""
-        S = self.state
-        a = int(S.jobs[row]["allocation"])
-        slots = S.part_slot[S.alloc_offset[a] : S.alloc_offset[a + 1]]
+        slots = self.state.parts_of(int(self.state.jobs[row]["allocation"]))["slot"]
         rows = {other for slot in slots[slots >= 0].tolist() for other in self._sharers(slot)}
         return tuple(sorted(rows - {row}))
 
     def _sharers(self, slot: int) -> list[int]:
         S, rows, part = self.state, [], int(self.state.slot_head[slot])
         while part >= 0:
-            a = int(np.searchsorted(S.alloc_offset[: self.clock["n_allocations"] + 1], part, side="right")) - 1
-            rows.append(int(S.alloc_job[a]))
-            part = int(S.part_next[part])
+            a = int(np.searchsorted(S.allocations["first_part"][: self.clock["n_allocations"] + 1], part, side="right")) - 1
+            rows.append(int(S.allocations["job"][a]))
+            part = int(S.parts["next"][part])
         return rows
 
     def record(self) -> DecisionRecord:
@@ -530,14 +525,14 @@ class Engine:
 
     def _grow_log(self, allocations: int, parts: int) -> None:
         S, clock = self.state, self.clock
-        grow_log(S, 2 * len(S.alloc_job) + int(clock["n_waiting"]) + allocations,
-                 2 * len(S.part_node) + int(clock["gpus"] + clock["n_waiting"]) + parts)  # fmt: skip
+        grow_log(S, 2 * len(S.allocations) + int(clock["n_waiting"]) + allocations,
+                 2 * len(S.parts) + int(clock["gpus"] + clock["n_waiting"]) + parts)  # fmt: skip
 
     def make_room(self, gangs: list[int]) -> None:
         """Room in the log for jobs that are given so many parts each, and as many again while another place is tried."""
         S, clock = self.state, self.clock
         parts = 2 * sum(min(parts, int(clock["gpus"])) + 1 for parts in gangs)
-        if clock["n_allocations"] + len(gangs) + 2 > len(S.alloc_job) or clock["n_parts"] + parts > len(S.part_node):
+        if clock["n_allocations"] + len(gangs) + 2 > len(S.allocations) or clock["n_parts"] + parts > len(S.parts):
             self._grow_log(len(gangs) + 2, parts)
 
     # --------------------------------------------------------------------------------------------- what an executor reports

@@ -150,7 +150,7 @@ def anew(engine: Engine, want: Want) -> bool:
         if line.node is not None:
             found = kernels.place_on(S.clock, line.node, amount.gpu_milli, amount.cpu_milli, amount.memory_mib)
         else:
-            left = most_nodes - len(set(S.part_node[begin : engine.clock["n_parts"]].tolist())) if most_nodes else 0
+            left = most_nodes - len(set(S.parts["node"][begin : engine.clock["n_parts"]].tolist())) if most_nodes else 0
             found = (not most_nodes or left > 0) and _place(engine, want.row, amount, line.type, left)
         if not found:
             return False

@@ -141,7 +141,7 @@ class Handover:
         if job["phase"] == WAITING:
             kernels.rank_anew(S.clock, np.int32(row))
         if drain.parts.allocation >= 0:
-            S.alloc_end_s[drain.parts.allocation] = self.engine.clock["now_s"]
+            S.allocations["end_s"][drain.parts.allocation] = self.engine.clock["now_s"]
         self._give(drain.parts)
         if row in self.claims:
             self.unlooked.add(row)

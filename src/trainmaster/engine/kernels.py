@@ -314,37 +314,37 @@ def touch(S, slot):
 
 @kernel
 def take_part(S, p):
-    slot = np.int64(S.part_slot[p])
-    take(S, np.int64(S.part_node[p]), np.int64(S.part_milli[p]), S.part_cpu_milli[p], S.part_memory_mib[p], slot)
+    slot = np.int64(S.parts[p].slot)
+    take(S, np.int64(S.parts[p].node), np.int64(S.parts[p].milli), S.parts[p].cpu_milli, S.parts[p].memory_mib, slot)
     if slot >= 0:
-        S.part_next[p], S.slot_head[slot] = S.slot_head[slot], p
+        S.parts[p].next, S.slot_head[slot] = S.slot_head[slot], p
         touch(S, slot)
 
 
 @kernel
 def give_part(S, p):
-    slot = np.int64(S.part_slot[p])
-    give(S, np.int64(S.part_node[p]), np.int64(S.part_milli[p]), S.part_cpu_milli[p], S.part_memory_mib[p], slot)
+    slot = np.int64(S.parts[p].slot)
+    give(S, np.int64(S.parts[p].node), np.int64(S.parts[p].milli), S.parts[p].cpu_milli, S.parts[p].memory_mib, slot)
     if slot >= 0:
         if S.slot_head[slot] == p:
-            S.slot_head[slot] = S.part_next[p]
+            S.slot_head[slot] = S.parts[p].next
         else:
             before = S.slot_head[slot]
-            while S.part_next[before] != p:
-                before = S.part_next[before]
-            S.part_next[before] = S.part_next[p]
+            while S.parts[before].next != p:
+                before = S.parts[before].next
+            S.parts[before].next = S.parts[p].next
         touch(S, slot)
 
 
 @kernel
 def give_all(S, allocation):
-    for p in range(S.alloc_offset[allocation], S.alloc_offset[allocation + 1]):
+    for p in range(S.allocations[allocation].first_part, S.allocations[allocation + 1].first_part):
         give_part(S, p)
 
 
 @kernel
 def take_all(S, allocation):
-    for p in range(S.alloc_offset[allocation], S.alloc_offset[allocation + 1]):
+    for p in range(S.allocations[allocation].first_part, S.allocations[allocation + 1].first_part):
         take_part(S, p)
 
 
@@ -418,8 +418,8 @@ def put(S, node, milli, cpu_milli, memory_mib, slot):
     """Take, and write it down as the next part of the allocation being made."""
     c = S
     p = c.n_parts
-    S.part_node[p], S.part_milli[p], S.part_slot[p] = node, milli, slot
-    S.part_cpu_milli[p], S.part_memory_mib[p] = cpu_milli, memory_mib
+    S.parts[p].node, S.parts[p].milli, S.parts[p].slot = node, milli, slot
+    S.parts[p].cpu_milli, S.parts[p].memory_mib = cpu_milli, memory_mib
     take_part(S, p)
     c.n_parts += 1
 
@@ -706,8 +706,8 @@ def start(S, row, begin, end, milli):
     """The job is given the parts begin..end, `milli` thousandths in all; it holds them once the executor is done with who was there."""
     c, j = S, S.jobs[row]
     a = c.n_allocations
-    S.alloc_job[a], S.alloc_start_s[a], S.alloc_end_s[a] = row, c.now_s, np.nan
-    S.alloc_offset[a], S.alloc_offset[a + 1] = begin, end
+    S.allocations[a].job, S.allocations[a].start_s, S.allocations[a].end_s = row, c.now_s, np.nan
+    S.allocations[a].first_part, S.allocations[a + 1].first_part = begin, end
     c.n_allocations += 1
     j.allocation, j.running = a, 1
     j.held_milli = milli
@@ -742,7 +742,7 @@ def hold(S, row):
     j.phase = STARTING
     j.held_since_s = j.since_s = c.now_s
     j.ready_s = np.inf
-    S.alloc_start_s[j.allocation] = c.now_s
+    S.allocations[j.allocation].start_s = c.now_s
     if np.isnan(j.start_s):
         j.start_s = c.now_s
 
@@ -762,7 +762,7 @@ def find_rate(S, row):
     """How fast a job runs where it is: known here, or asked of the model by the caller."""
     c, j = S, S.jobs[row]
     if c.fixed_rates and j.as_asked:
-        node = S.part_node[S.alloc_offset[j.allocation]]
+        node = S.parts[S.allocations[j.allocation].first_part].node
         set_rate(S, row, S.rates[row if len(S.rates) > 1 else 0, S.pools[S.nodes[node].pool].type], 0.0)
     else:
         S.rated[c.n_rated] = row
@@ -779,9 +779,9 @@ def let_go(S, row):
     j.settled_gpu_s += gpus * held_s
     j.attained_gpu_s = j.settled_gpu_s
     j.overhead_gpu_s += gpus * max(min(c.now_s, j.ready_s) - j.held_since_s, 0.0)
-    S.alloc_end_s[j.allocation] = c.now_s
+    S.allocations[j.allocation].end_s = c.now_s
     if j.phase == RESERVED:  # a promise that was never kept is no holding
-        S.alloc_start_s[j.allocation] = np.nan
+        S.allocations[j.allocation].start_s = np.nan
     S.queues[j.queue].used_milli -= j.held_milli
     j.allocation, j.running, j.held_milli, j.due_s = -1, 0, 0, np.inf
     c.n_holding -= 1
@@ -889,13 +889,13 @@ def count_held(S, row):
         return fits
     a = S.jobs[row].allocation
     fits = True
-    for p in range(S.alloc_offset[a], S.alloc_offset[a + 1]):
-        pool = S.nodes[S.part_node[p]].pool
-        S.cap[pool] -= S.part_milli[p]
+    for p in range(S.allocations[a].first_part, S.allocations[a + 1].first_part):
+        pool = S.nodes[S.parts[p].node].pool
+        S.cap[pool] -= S.parts[p].milli
         fits &= S.cap[pool] >= 0
     if not fits:
-        for p in range(S.alloc_offset[a], S.alloc_offset[a + 1]):
-            S.cap[S.nodes[S.part_node[p]].pool] += S.part_milli[p]
+        for p in range(S.allocations[a].first_part, S.allocations[a + 1].first_part):
+            S.cap[S.nodes[S.parts[p].node].pool] += S.parts[p].milli
     return fits
 
 
@@ -1435,7 +1435,7 @@ def watch(S):
 def room_to_log(S):
     c = S
     allocations = c.n_allocations + c.n_waiting + 2
-    return allocations < len(S.alloc_job) and c.n_parts + c.gpus + c.n_waiting + 2 < len(S.part_node)
+    return allocations < len(S.allocations) and c.n_parts + c.gpus + c.n_waiting + 2 < len(S.parts)
 
 
 @late(
@@ -1661,8 +1661,8 @@ def share_parts(clock, begin, share_milli):
     """The whole GPUs taken since `begin` are held one by one, `share_milli` thousandths of each."""
     S = clock[0]
     n = S.n_parts - begin
-    nodes, gpus = S.part_node[begin : begin + n].copy(), S.part_milli[begin : begin + n] // 1000
-    cpu, memory = S.part_cpu_milli[begin : begin + n].copy(), S.part_memory_mib[begin : begin + n].copy()
+    nodes, gpus = S.parts[begin : begin + n].node.copy(), S.parts[begin : begin + n].milli // 1000
+    cpu, memory = S.parts[begin : begin + n].cpu_milli.copy(), S.parts[begin : begin + n].memory_mib.copy()
     undo_parts(S, begin)
     for i in range(n):
         slot = np.int64(S.nodes[nodes[i]].slot)
@@ -1678,7 +1678,7 @@ def share_parts(clock, begin, share_milli):
 def parts_milli(S, begin):
     total = np.int64(0)
     for p in range(begin, S.n_parts):
-        total += S.part_milli[p]
+        total += S.parts[p].milli
     return total
 
 
@@ -1709,11 +1709,11 @@ def change_parts(clock, row, begin, cost_s, restarts):
     j.settled_gpu_s += gpus * held_s
     j.attained_gpu_s = j.settled_gpu_s
     j.overhead_gpu_s += gpus * max(min(c.now_s, j.ready_s) - j.held_since_s, 0.0)
-    S.alloc_end_s[j.allocation] = c.now_s
+    S.allocations[j.allocation].end_s = c.now_s
     S.queues[j.queue].used_milli += milli - j.held_milli
     a = c.n_allocations
-    S.alloc_job[a], S.alloc_start_s[a], S.alloc_end_s[a] = row, c.now_s, np.nan
-    S.alloc_offset[a], S.alloc_offset[a + 1] = begin, c.n_parts
+    S.allocations[a].job, S.allocations[a].start_s, S.allocations[a].end_s = row, c.now_s, np.nan
+    S.allocations[a].first_part, S.allocations[a + 1].first_part = begin, c.n_parts
     c.n_allocations += 1
     c.changed += 1
     j.allocation, j.held_milli, j.held_since_s, j.due_s = a, milli, c.now_s, np.inf
@@ -1749,8 +1749,8 @@ def clear_node(clock, node, failed, checkpoint_s):
         row = S.running_list[i]
         j = S.jobs[row]
         there = False
-        for p in range(S.alloc_offset[j.allocation], S.alloc_offset[j.allocation + 1]):
-            there |= S.part_node[p] == node
+        for p in range(S.allocations[j.allocation].first_part, S.allocations[j.allocation + 1].first_part):
+            there |= S.parts[p].node == node
         if not there:
             continue
         settle(S, row, S.now_s)
@@ -1918,8 +1918,8 @@ def hold_again(clock, rows, begins, nodes, milli, slots, cpu_milli, memory_mib):
         for i in range(begins[k], begins[k + 1]):
             put(S, np.int64(nodes[i]), milli[i], cpu_milli[i], memory_mib[i], np.int64(slots[i]))
         j, a = S.jobs[row], S.n_allocations
-        S.alloc_job[a], S.alloc_start_s[a], S.alloc_end_s[a] = row, j.held_since_s, np.nan
-        S.alloc_offset[a], S.alloc_offset[a + 1] = begin, S.n_parts
+        S.allocations[a].job, S.allocations[a].start_s, S.allocations[a].end_s = row, j.held_since_s, np.nan
+        S.allocations[a].first_part, S.allocations[a + 1].first_part = begin, S.n_parts
         S.n_allocations += 1
         j.allocation = a
         S.queues[j.queue].used_milli += j.held_milli

@@ -89,10 +89,9 @@ class Changes:
                 unit.host = row
 
     def _on_gpus_of(self, host: int, begin: int) -> bool:
-        engine = self.engine
-        a = int(engine.state.jobs[host]["allocation"])
-        theirs = engine.state.part_slot[engine.state.alloc_offset[a] : engine.state.alloc_offset[a + 1]]
-        mine = engine.state.part_slot[begin : engine.clock["n_parts"]]
+        S = self.engine.state
+        theirs = S.parts_of(int(S.jobs[host]["allocation"]))["slot"]
+        mine = S.parts["slot"][begin : self.engine.clock["n_parts"]]
         return bool((mine >= 0).all() and np.isin(mine, theirs).all())
 
     # ------------------------------------------------------------------------------------------ 4: start, grow, move

@@ -105,17 +105,18 @@ class Simulation(Engine):
         )  # fmt: skip
 
     def _allocations(self) -> Allocations:
-        S, n, parts = self.state, int(self.clock["n_allocations"]), int(self.clock["n_parts"])
-        kept = ~np.isnan(S.alloc_start_s[:n])  # the others were promises that were taken back
-        of = np.repeat(np.arange(n), np.diff(S.alloc_offset[: n + 1]))
-        of, node, milli = of[kept[of]], S.part_node[:parts][kept[of]], S.part_milli[:parts][kept[of]].astype(np.int64)
+        S, n = self.state, int(self.clock["n_allocations"])
+        log, parts = S.allocations[:n], S.parts[: self.clock["n_parts"]]
+        kept = ~np.isnan(log["start_s"])  # the others were promises that were taken back
+        of = np.repeat(np.arange(n), np.diff(log["first_part"], append=len(parts)))
+        of, node, milli = of[kept[of]], parts["node"][kept[of]], parts["milli"][kept[of]].astype(np.int64)
         # shared GPUs and lines are logged one by one: those of a node count together, where it comes first
         _, first, same = np.unique(of * len(S.nodes) + node, return_index=True, return_inverse=True)
         total = np.bincount(same, milli, len(first)).astype(np.int64)
         first, total = np.sort(first), total[np.argsort(first)]
         sizes = np.bincount(of[first], minlength=n)[kept]
         return Allocations(
-            job=S.alloc_job[:n][kept], start_s=S.alloc_start_s[:n][kept], end_s=S.alloc_end_s[:n][kept],
+            job=log["job"][kept], start_s=log["start_s"][kept], end_s=log["end_s"][kept],
             offset=np.concatenate([[0], np.cumsum(sizes)]), node=node[first], gpu_milli=total,
         )  # fmt: skip
 

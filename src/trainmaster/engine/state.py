@@ -1,4 +1,4 @@
-"""The engine's state as arrays: one record a job, a node, a pool, a class of demand, a queue; one clock.
+"""The engine's state as arrays: one record a job, a node, a pool, a class of demand, a queue, an allocation; one clock.
 
 Everything the loop needs to go on lies here, so that the compiled kernels (`kernels.py`), the Python loop (`loop.py`)
 and a policy's view read and write the same memory. Memory of 280 bytes a job keeps a million jobs in 0.3 GiB.
@@ -115,6 +115,28 @@ CLASS = np.dtype(
 
 QUEUE = np.dtype([("quota_milli", "i8"), ("used_milli", "i8"), ("borrow", "i1")], align=True)
 
+ALLOCATION = np.dtype(
+    [
+        ("first_part", "i8"),  # its parts end where those of the next begin
+        ("start_s", "f8"),
+        ("end_s", "f8"),
+        ("job", "i4"),
+    ],
+    align=True,
+)
+
+PART = np.dtype(
+    [
+        ("cpu_milli", "i8"),
+        ("memory_mib", "i8"),
+        ("node", "i4"),
+        ("milli", "i4"),
+        ("slot", "i4"),  # the shared GPU, -1 = whole ones
+        ("next", "i4"),  # and another part of it
+    ],
+    align=True,
+)
+
 I4, I8, F8, I1, U8 = (np.dtype(code) for code in ("i4", "i8", "f8", "i1", "u8"))
 
 # Every array of a run: its element and number of dimensions.
@@ -126,7 +148,7 @@ ARRAYS: dict[str, tuple[np.dtype[Any], int]] = {
     "rates": (F8, 2),  # [n or 1, types]: where they are fixed
     "nodes": (NODE, 1),
     "slots": (I4, 1),  # [GPUs]: thousandths held by sharers; 0 = not shared
-    "slot_head": (I4, 1),  # [GPUs]: the part that took a share last; those of one GPU are a list through part_next, -1 ends
+    "slot_head": (I4, 1),  # [GPUs]: the part that took a share last; those of one GPU are a list through `next`, -1 ends
     "touched": (I1, 1),  # [GPUs]: its sharers have changed, and their rates may have
     "pools": (POOL, 1),
     "buckets": (U8, 3),  # [pools, free GPUs, words]: bit = a node of the pool with so many whole GPUs free
@@ -157,16 +179,8 @@ ARRAYS: dict[str, tuple[np.dtype[Any], int]] = {
     "usable": (I8, 1),  # [nodes]: scratch of placement
     "counts": (I8, 1),  # [free GPUs]
     "acts": (I4, 2),  # [_, 2]: what decisions changed and the executor is yet to be told: row, and which
-    "alloc_job": (I4, 1),  # the allocation log
-    "alloc_start_s": (F8, 1),
-    "alloc_end_s": (F8, 1),
-    "alloc_offset": (I8, 1),
-    "part_node": (I4, 1),  # parts of allocations
-    "part_milli": (I4, 1),
-    "part_slot": (I4, 1),  # the shared GPU, -1 = whole ones
-    "part_next": (I4, 1),  # and another part of it
-    "part_cpu_milli": (I8, 1),
-    "part_memory_mib": (I8, 1),
+    "allocations": (ALLOCATION, 1),  # the log of the run: who held
+    "parts": (PART, 1),  # and what
 }
 
 # The clock also carries where each array lies, so that a kernel is handed one record and numba compiles one argument.
@@ -250,6 +264,11 @@ class State:
         clock[f"{name}_at"] = array.ctypes.data
         for axis in range(axes):
             clock[f"{name}_n{axis}"] = array.shape[axis]
+
+    def parts_of(self, allocation: int) -> np.ndarray[Any, Any]:
+        """What an allocation is made of."""
+        begin, end = self.allocations["first_part"][allocation : allocation + 2]
+        return self.parts[begin:end]
 
     def __getattr__(self, name: str) -> np.ndarray[Any, Any]:
         try:
