@@ -48,7 +48,8 @@ class Script:
         self.asked.append((verb, *arguments))
         if self.lost:
             raise ConnectionError("it does not answer any more")
-        answer = getattr(self.keepers[node], verb)(*arguments)
+        keeper = self.keepers[node]
+        answer = getattr(keeper if hasattr(keeper, verb) else keeper.tasks, verb)(*arguments)
         if verb in self.unheard:
             self.unheard.remove(verb)
             return self.ask(node, verb, *arguments)  # an actor asks again

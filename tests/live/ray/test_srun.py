@@ -85,6 +85,12 @@ def test_a_task_elsewhere_has_the_scripts_environment_and_folder_and_the_control
     assert lines[3].startswith(f"/first:{here}:") and lines[4] == f"{here}/srun"
 
 
+def test_the_setup_of_a_script_runs_on_every_node_and_each_has_its_log(site: Site) -> None:
+    attempt = site.batch("srun -N1 -n1 -w n2 cat made-on-n2\n", setup="echo setup on $SLURMD_NODENAME | tee made-on-$SLURMD_NODENAME")
+    assert site.until(attempt).exit_code == 0, site.log(attempt)
+    assert [site.log(attempt, log) for log in "01"] == ["setup on n1\nsetup on n2\n", "setup on n2\n"]
+
+
 def test_srun_ends_with_the_largest_exit_code_wherever_that_was(site: Site) -> None:
     lines = site.lines(
         "srun sh -c 'exit $((SLURM_PROCID * 3 + 1))'; echo $?\nsrun -w n2 -N1 sh -c 'kill -9 $$'; echo $?\n"

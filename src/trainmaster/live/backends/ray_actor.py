@@ -24,9 +24,8 @@ LEASE_S = 40.0  # a node that Ray's head does not answer for so long is given up
 MUTE_S = 60.0  # another actor of the gang that answers nothing for so long is given up
 AGAIN_S = 0.3
 TELL_S = 10.0  # for an answer of another actor of the gang
-VERBS = frozenset({
-    "facts", "begin", "go", "stop", "signal", "watch", "clear", "publish", "follow", "start_task", "kill_task", "fetch",
-})  # fmt: skip
+VERBS = frozenset({"facts", "begin", "go", "stop", "signal", "watch", "clear", "publish", "follow"})
+OF_TASKS = frozenset({"start_task", "kill_task", "fetch"})
 
 
 class Holder:
@@ -51,8 +50,8 @@ class Holder:
     def do(self, verb: str, *arguments: Any) -> Any:
         import ray
 
-        assert verb in VERBS
-        answer = getattr(self.keeper, verb)(*arguments)
+        assert verb in VERBS | OF_TASKS
+        answer = getattr(self.keeper.tasks if verb in OF_TASKS else self.keeper, verb)(*arguments)
         if verb == "facts":
             answer |= {"gpus": self.gpus, "address": ray.util.get_node_ip_address()}
         return answer

@@ -161,15 +161,6 @@ class Keeper:
                 self._own_ends = False
                 self.stop({"reason": "cancel", "grace_s": grace_s})
 
-    def start_task(self, id: str, task: bytes) -> str | None:
-        return self.tasks.start(id, task)
-
-    def kill_task(self, id: str) -> None:
-        self.tasks.kill(id)
-
-    def fetch(self, number: int, rooms: Mapping[str, int], wait_s: float) -> steps.Answer:
-        return self.tasks.fetch(number, rooms, wait_s)
-
     # -- srun ------------------------------------------------------------------------------------------------------------------------
 
     def _starts_elsewhere(self, plan: Mapping[str, Any]) -> bool:

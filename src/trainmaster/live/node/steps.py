@@ -33,14 +33,15 @@ SOCKET, TASK = "steps", "task."
 TASK_FRAME, OUT, ERR, END = range(4)  # from srun, and to it
 HEADER = struct.Struct("!BI")
 TASK_BYTES = 16 << 20  # argv and environment; Linux lets no process begin with more than 6 MiB
-CHUNK = 256 << 10  # of one task's output in one answer
+CHUNK, LEAST_CHUNK = 256 << 10, 4 << 10  # of one stream of a task in one answer
+ANSWER_BYTES = 4 << 20  # of one stream of all
 AFTER_BYTES = 1 << 20  # that is still taken after a task's end: as much as a pipe can hold
 FETCH_S = 2.0  # a fetch waits so long for something; a srun that has gone is noticed as often
 LITTLE_BYTES, GATHER_S = 32 << 10, 0.02  # so little is fetched at most so often: somebody prints line by line
 SLOW_S = 0.05  # between two looks at a srun that does not take what there is
 HELLO_S = 5.0  # for a task to come through the socket
 GONE = b"srun: error: a task has gone with what else ran on its node\n"
-MOST = 4096  # tasks of one node at once
+MOST = 1024  # tasks of one node at once
 
 
 def _near(path: str, folder: int) -> str:
@@ -130,20 +131,23 @@ class Senders:
         self._listener.bind(_near(path, folder))
         os.close(folder)
         self._listener.listen(128)
+        self._closed = False
         threading.Thread(target=self._accept, name="srun", daemon=True).start()
 
     def close(self) -> None:
+        self._closed = True
         with contextlib.suppress(OSError):  # `accept` returns with it
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _accept(self) -> None:
         number = 0
-        while True:
+        while not self._closed:
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
-                return  # closed
+            except OSError:  # closed; else there are too many files open, and it waits
+                time.sleep(SLOW_S)
+                continue
             try:
                 connection.settimeout(HELLO_S)
                 task = _hello(connection)
@@ -244,7 +248,8 @@ class _Sender:
                 for one in slow:
                     poll.register(one.connection, select.POLLOUT)
                 poll.poll(SLOW_S * 1e3)
-            rooms = {id: 0 if one.pending else CHUNK for id, one in sent.items() if not one.ended}
+            room = max(min(CHUNK, ANSWER_BYTES // len(sent)), LEAST_CHUNK)
+            rooms = {id: 0 if one.pending else room for id, one in sent.items() if not one.ended}
             answer: Answer = {}
             if rooms:
                 self._fetches += 1
@@ -289,7 +294,7 @@ class Tasks:
         self._fetch = 0
         self._answer: Answer = {}
 
-    def start(self, id: str, text: bytes) -> str | None:
+    def start_task(self, id: str, text: bytes) -> str | None:
         """A second time nothing. Else why it cannot be."""
         with self._lock:
             if id in self._known:
@@ -314,7 +319,7 @@ class Tasks:
         os.eventfd_write(self._changed, 1)
         return None
 
-    def kill(self, id: str) -> None:
+    def kill_task(self, id: str) -> None:
         """Whoever waited for it has gone."""
         self._tell(kill=id)
         os.eventfd_write(self._changed, 1)
@@ -324,9 +329,9 @@ class Tasks:
 
     def fetch(self, number: int, rooms: Mapping[str, int], wait_s: float) -> Answer:
         """What has come from these tasks, at most `rooms` bytes of each stream, as soon as there is some; or nothing `wait_s` later, or
-        when others have been started. The same `number` again: the same answer."""
+        when others have been started. The same `number` again: the same answer; an older one's caller has had his by now."""
         with self._fetching:
-            if number != self._fetch:
+            if number > self._fetch:
                 self._fetch, self._answer = number, self._await(rooms, wait_s)
             return self._answer
 
@@ -375,9 +380,13 @@ class _Running:
         self.code: int | None = None
         self._words = b""
         self._after = AFTER_BYTES
-        for name in ("out", "err", "end"):
-            os.mkfifo(f"{path}.{name}", 0o600)
-            self.streams[name] = os.open(f"{path}.{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            for name in ("out", "err", "end"):
+                os.mkfifo(f"{path}.{name}", 0o600)
+                self.streams[name] = os.open(f"{path}.{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            self.close()
+            raise
 
     def close(self) -> None:
         for name in ("json", "out", "err", "end"):

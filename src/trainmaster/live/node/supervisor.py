@@ -236,7 +236,7 @@ class Supervisor:
     def _fork(self, one: dict[str, Any], env: dict[str, str], log: tuple[int, int], wait: int, go: int = -1) -> tuple[int, int]:
         """A process that stands before exec, until `wait` has a byte for it. Its pid, and a pipe that says when it stands there."""
         said, say = os.pipe()
-        parent = os.getpid()
+        parent, argv = os.getpid(), one["argv"]
         pid = os.fork()
         if pid:
             os.close(say)
@@ -252,7 +252,6 @@ class Supervisor:
         except BaseException as error:
             os.write(say, str(error).encode()[:500])
             os._exit(1)
-        argv = one["argv"]
         try:
             os.execvpe(argv[0], argv, env)
         except OSError as error:

@@ -66,31 +66,29 @@ class TiedSupervisor(Supervisor):
 
     def _start_task(self, id: str) -> None:
         path = f"{self.folder}/{TASK}{id}"
-        task = files.read_json(f"{path}.json")
+        task = {"argv": [], "env": {}, "cwd": "/", **(files.read_json(f"{path}.json") or {})}
         streams: list[int] = []
         try:
-            for name in ("out", "err", "end"):
+            for name in ("end", "err", "out"):
                 streams.append(os.open(f"{path}.{name}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        except OSError:  # it is not waited for any more
-            task = None
-        if task is None:
-            for stream in streams:
-                os.close(stream)
-            return
-        out, err, end = streams
-        os.set_blocking(out, True)
-        os.set_blocking(err, True)
-        try:
+            end, err, out = streams
+            if not task["argv"]:
+                raise Refused("no command")
+            os.set_blocking(err, True)
+            os.set_blocking(out, True)
             pid, ready = self._fork(task, task["env"], (out, err), -1)
             self._await_ready(ready)
             self.tasks[pid] = (id, end)
         except (OSError, Refused) as error:
-            with contextlib.suppress(OSError):
-                os.write(err, f"srun: error: {task['env'].get('SLURMD_NODENAME', '')}: {error}\n".encode())
-            self._tell_code(end, 2)
+            if len(streams) > 1:
+                with contextlib.suppress(OSError):
+                    os.set_blocking(streams[1], False)
+                    os.write(streams[1], f"srun: error: {task['env'].get('SLURMD_NODENAME', '')}: {error}\n".encode())
+            if streams:  # else it is not waited for any more
+                self._tell_code(streams[0], 2)
         finally:
-            os.close(out)
-            os.close(err)
+            for stream in streams[1:]:
+                os.close(stream)
 
     def _tell_code(self, end: int, code: int) -> None:
         with contextlib.suppress(OSError):  # nobody waits for it
