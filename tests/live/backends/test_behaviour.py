@@ -121,9 +121,10 @@ def test_fractions_share_one_gpu_where_the_backend_shares(cluster: Harness) -> N
         refused = cluster.until(cluster.start(["true"], gpus=(0.5,)))
         assert refused.seen is Seen.REFUSED and "whole GPUs" in refused.message
         return
-    attempts = [cluster.start(["sh", "-c", show], gpus=(count,)) for count in (2, 0.5, 0.5, 0.25)]
-    for attempt in attempts:
-        cluster.running(attempt)
+    attempts = []
+    for count in (2, 0.5, 0.5, 0.25):
+        attempts.append(cluster.start(["sh", "-c", show], gpus=(count,)))
+        cluster.running(attempts[-1])  # what starts at once may be given its GPU in any order
     assert [cluster.wait(lambda one=attempt: cluster.log(one) or None).strip() for attempt in attempts] == ["0,1", "2", "2", "3"]
     cluster.crash()
     assert cluster.until(cluster.start(["true"], gpus=(1,))).seen is Seen.REFUSED

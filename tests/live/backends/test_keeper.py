@@ -17,11 +17,16 @@ from trainmaster.live.node import folder as files
 from trainmaster.live.node.keeper import CHUNK, Keeper
 from trainmaster.live.node.log_bound import Bound
 from trainmaster.live.node.plan import plan as plan_of
+from trainmaster.live.node.supervisor import GANG_GRACE_S
 from trainmaster.live.spec import JobSpec
 
 from .harness import alive
 
 PATIENCE_S = 20.0
+
+
+def _nobody(*asked: Any) -> None:
+    raise ConnectionError(asked)
 
 
 class Node:
@@ -33,7 +38,7 @@ class Node:
         self.keeper = self.make()
 
     def make(self) -> Keeper:
-        return Keeper(str(self.folder), f"n{self.node}", 7, 1, self.node, self.nodes, lambda *told: self.told.append(told))
+        return Keeper(str(self.folder), f"n{self.node}", 7, 1, self.node, self.nodes, lambda *told: self.told.append(told), _nobody)
 
     def begin(self, script: str, shared: tuple[str, str] | None = None) -> None:
         work = self.folder / "work"
@@ -44,7 +49,7 @@ class Node:
         plan = plan_of(attempt, self.keeper.facts()["state"], [[0]] * self.nodes, port=0, cgroup=None, limits=[], umask=0o077, log_limit=0)
         for what in ("ranks", "setups"):
             plan[what] = [one for one in plan[what] if one["env"]["SLURM_NODEID"] == str(self.node)]
-        self.keeper.begin({**plan, "hold": self.nodes > 1}, script, shared)
+        self.keeper.begin({**plan, "hold": self.nodes > 1, "keeps": False}, script, shared)
 
     def watch(self, offsets: dict[str, int] | None = None) -> dict[str, Any]:
         return self.keeper.watch(-1, -1, offsets or {}, 0.0, 0.0)
@@ -206,8 +211,8 @@ def test_a_rank_that_fails_on_one_node_ends_those_of_the_others(gang: list[Node]
         node.until(lambda seen: seen["ready"])
         node.keeper.go()
     gang[1].end()
-    gang[1].until(lambda _: (0, "follow", None) in gang[1].told)
-    gang[0].keeper.follow(None)
+    gang[1].until(lambda _: (0, "follow", GANG_GRACE_S) in gang[1].told)
+    gang[0].keeper.follow(GANG_GRACE_S)
     assert gang[0].end()["exit_code"] == 128 + signal.SIGTERM
     assert (gang[0].watch()["own"], gang[1].watch()["own"]) == (False, True)
     assert not gang[0].told  # whose end is a consequence tells nobody

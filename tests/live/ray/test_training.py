@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from live.backends.harness import Harness
 from trainmaster.live.backends.base import Attempt, Observation, Seen
 from trainmaster.live.backends.ray import RayBackend
+from trainmaster.live.node.linux import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 TRAINING = Path(__file__).parents[1] / "work" / "training.py"
@@ -32,11 +34,16 @@ def site(ray_cluster: Any, tmp_path: Path) -> Iterator[Harness]:
     made.close()
 
 
-def train(site: Harness, trace: str, pace_s: float, **about: Any) -> Attempt:
+def train(site: Harness, trace: str, pace_s: float, how: str, **about: Any) -> Attempt:
+    """`how`: started on every node, or by srun in a script on the first."""
     (site.folder / trace).mkdir(exist_ok=True)
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{SOURCE}:{':'.join(sys.path)}", "GLOO_SOCKET_IFNAME": "lo", "HOME": str(site.folder)}
     command = [sys.executable, str(TRAINING), str(site.folder / trace), str(STEPS_AN_EPOCH), str(pace_s)]
-    return site.start(command, gpus=(1, 1), ranks="gpu", env=env, **about)
+    if how == "gang":
+        return site.start(command, gpus=(1, 1), ranks="gpu", env=env, **about)
+    rank = f"RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS exec {shlex.join(command)}"
+    script = f"#!/bin/sh\nexport MASTER_ADDR=127.0.0.1 MASTER_PORT={free_port('127.0.0.1')}\ntrap : TERM\nsrun sh -c {shlex.quote(rank)}\n"
+    return site.start(script, gpus=(1, 1), ranks="batch", env=env, **about)
 
 
 def ended(site: Harness, attempt: Attempt) -> Observation:
@@ -56,10 +63,11 @@ def digest(site: Harness, attempt: Attempt) -> str:
     return re.findall(r"sha256 (\w{64})", site.log(attempt))[0]
 
 
-def test_a_gang_on_two_nodes_is_stopped_and_resumed_without_losing_a_step(site: Harness) -> None:
-    alone = train(site, "alone", 0.0)
+@pytest.mark.parametrize("how", ["gang", "srun"])
+def test_a_gang_on_two_nodes_is_stopped_and_resumed_without_losing_a_step(site: Harness, how: str) -> None:
+    alone = train(site, "alone", 0.0, how)
     assert ended(site, alone).exit_code == 0, site.log(alone)
-    first = train(site, "stopped", 0.01)
+    first = train(site, "stopped", 0.01, how)
     for _ in range(3):
         if site.wait_some(lambda: (site.seen(first).step or 0) > 40):  # type: ignore[union-attr]
             break

@@ -21,7 +21,11 @@ from typing import Any
 LOOK_S = 3.0  # between two questions whether this node still belongs to the cluster
 ANSWER_S = 3.0
 LEASE_S = 40.0  # a node that Ray's head does not answer for so long is given up; Ray itself declares a mute one dead after 65 s
+MUTE_S = 60.0  # another actor of the gang that answers nothing for so long is given up
+AGAIN_S = 0.3
+TELL_S = 10.0  # for an answer of another actor of the gang
 VERBS = frozenset({"facts", "begin", "go", "stop", "signal", "watch", "clear", "publish", "follow"})
+OF_TASKS = frozenset({"start_task", "kill_task", "fetch"})
 
 
 class Holder:
@@ -39,15 +43,15 @@ class Holder:
 
         self.namespace, self.key = namespace, key
         self.others: dict[int, Any] = {}
-        self.keeper = Keeper(f"{base}/{namespace}", node, *key, part, parts, self._tell)
+        self.keeper = Keeper(f"{base}/{namespace}", node, *key, part, parts, self._tell, self._ask)
         self.gpus = [int(index) for index in ray.get_gpu_ids()]
         threading.Thread(target=_go_with_the_node, name="node", daemon=True).start()
 
     def do(self, verb: str, *arguments: Any) -> Any:
         import ray
 
-        assert verb in VERBS
-        answer = getattr(self.keeper, verb)(*arguments)
+        assert verb in VERBS | OF_TASKS
+        answer = getattr(self.keeper.tasks if verb in OF_TASKS else self.keeper, verb)(*arguments)
         if verb == "facts":
             answer |= {"gpus": self.gpus, "address": ray.util.get_node_ip_address()}
         return answer
@@ -59,9 +63,28 @@ class Holder:
         import ray
 
         with contextlib.suppress(Exception):  # it is gone, or Ray is: the controller sees to that
-            if part not in self.others:
-                self.others[part] = ray.get_actor(f"{self.key[0]}.{self.key[1]}.{part}", self.namespace)
-            ray.get(self.others[part].do.remote(verb, what), timeout=10)
+            ray.get(self._other(part).do.remote(verb, what), timeout=TELL_S)
+
+    def _ask(self, part: int, verb: str, *arguments: Any) -> Any:
+        """What is asked may be asked twice. ConnectionError: it has gone, or has not answered for MUTE_S."""
+        import ray
+        from ray.exceptions import ActorDiedError, RayError
+
+        until_s = time.monotonic() + MUTE_S
+        while True:
+            try:
+                return ray.get(self._other(part).do.remote(verb, *arguments), timeout=TELL_S)
+            except (RayError, ValueError, OSError) as error:  # ValueError: nobody has its name
+                if isinstance(error, ActorDiedError) or time.monotonic() > until_s:
+                    raise ConnectionError(f"it does not answer any more ({type(error).__name__})") from None
+            time.sleep(AGAIN_S)
+
+    def _other(self, part: int) -> Any:
+        import ray
+
+        if part not in self.others:
+            self.others[part] = ray.get_actor(f"{self.key[0]}.{self.key[1]}.{part}", self.namespace)
+        return self.others[part]
 
 
 def _go_with_the_node() -> None:

@@ -341,11 +341,16 @@ class Gang:
         self.since_s = time.monotonic()
         self.task: asyncio.Task[None] | None = None
         self._told: dict[str, Any] | None = None
-        self._went = self._ended_others = False
+        self._went = self._ended_others = self._script_is_over = False
 
     @property
     def name(self) -> str:
         return f"{self.key[0]}.{self.key[1]}"
+
+    @property
+    def scripted(self) -> bool:
+        """A batch script, on the first node alone; the others are there for what its srun starts."""
+        return self.attempt.spec.ranks == "batch" and not self.attempt.spec.ray_driver
 
     @property
     def group_name(self) -> str:
@@ -481,8 +486,6 @@ class Gang:
             spec = spec.model_copy(update={"checkpoint_dir": files.checkpoint_folder(self.bridge.shared, self.attempt.job)})
         if spec.ray_driver:
             spec, gpus = spec.model_copy(update={"ranks": "node"}), [[] for _ in self.attempt.shares]
-        if spec.ranks == "batch" and len(self.attempt.shares) > 1:
-            raise InputError("srun starts nothing on other nodes of Ray: submit the script with --ranks node or gpu, or on one node")
         attempt = replace(self.attempt, spec=spec)
         port = facts[0]["port"] if attempt.spec.ranks == "gpu" else 0
         whose = blake2s(self.bridge.namespace.encode(), digest_size=4).hexdigest()
@@ -503,7 +506,11 @@ class Gang:
                     "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "TRAINMASTER_RAY_NAMESPACE": self.bridge.namespace,
                     "TRAINMASTER_PLACEMENT_GROUP": self.group_name,
                 }  # fmt: skip
-            part.plan = {**plan, "hold": len(self.parts) > 1}
+            if part.index:
+                plan["nodes"] = []  # what is started there stays there
+            for node, other in zip(plan["nodes"], facts, strict=False):
+                node["TRAINMASTER_CONTROL"] = f"{files.attempt_folder(other['state'], *self.key)}/{files.CONTROL}"
+            part.plan = {**plan, "hold": len(self.parts) > 1, "keeps": self.scripted and part.index > 0}
 
     # -- while it runs -----------------------------------------------------------------------------------------------------------------
 
@@ -534,10 +541,9 @@ class Gang:
 
     def _offsets(self, part: Part) -> dict[str, int]:
         found = {}
-        for rank in part.plan["ranks"]:
-            for name in (rank["log"], f"{rank['log']}.err"):
-                with contextlib.suppress(FileNotFoundError):
-                    found[name] = os.stat(f"{self.folder}/{name}.log").st_size
+        for name in files.logs(part.plan):
+            with contextlib.suppress(FileNotFoundError):
+                found[name] = os.stat(f"{self.folder}/{name}.log").st_size
         return found
 
     def _take_in(self, part: Part, said: dict[str, Any]) -> None:
@@ -591,10 +597,15 @@ class Gang:
         """What the state of its parts asks for together."""
         if len(self.parts) == 1:
             return
-        bad = [part for part in self.parts if part.end is not None and part.end.get("exit_code") != 0]
+        too_early = self.scripted and self.parts[0].end is None  # to end: the script may still want tasks there
+        bad = [part for part in self.parts if part.end is not None and (part.end.get("exit_code") != 0 or (too_early and part.own))]
         if bad and self.stop is None and not self._ended_others:
             self._ended_others = True
             self._tell_all("stop", {"reason": "cancel", "grace_s": GANG_GRACE_S})
+        if self.scripted and self.parts[0].end is not None and not self._script_is_over:
+            self._script_is_over = True
+            for part in self.parts[1:]:
+                background(self._tell_that_it_is_over(part))
         if not self._went and all(part.ready or part.started_s is not None for part in self.parts) and not bad:
             self._went = True
             self._tell_all("go")
@@ -628,6 +639,15 @@ class Gang:
                     return
             await asyncio.sleep(0.3)
 
+    async def _tell_that_it_is_over(self, part: Part) -> None:
+        """Again and again until it has heard: it would wait for tasks for ever."""
+        while part.end is None:
+            with contextlib.suppress(TimeoutError, RayError):
+                if part.actor is not None:
+                    await ask(part.actor, CALL_S, "follow", 0.0)
+                    return
+            await asyncio.sleep(0.3)
+
     def signal(self, number: int, batch_only: bool) -> None:
         self._tell_all("signal", number, batch_only)
 
@@ -640,8 +660,9 @@ class Gang:
             found = next((end for end in own + ends if word in end), None)
             if found is not None:
                 return {word: found[word], "ended_s": found["ended_s"]}
-        orphaned = self.stop is None and any(end["asked"] == ORPHANED for end in ends)
-        if orphaned and (self._acknowledged() or any(end["exit_code"] for end in ends)):
+        orphaned = [end for end in ends if self.stop is None and end["asked"] == ORPHANED]
+        without_tasks = self.scripted and any(end is not ends[0] for end in orphaned)  # whatever the script made of that
+        if orphaned and (without_tasks or self._acknowledged() or any(end["exit_code"] for end in ends)):
             return {"lost": "its actor or its node was lost, and it was stopped there", "ended_s": max(end["ended_s"] for end in ends)}
         failed = sorted((end for end in own if end["exit_code"]), key=lambda end: end["ended_s"])
         first = failed[0] if failed else ends[0]

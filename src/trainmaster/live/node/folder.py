@@ -51,6 +51,11 @@ def attempts(state: str, job: int) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def logs(plan: Mapping[str, Any]) -> list[str]:
+    """Names of what its processes write, without the ending."""
+    return sorted({name for one in (*plan["setups"], *plan["ranks"]) for name in (one["log"], f"{one['log']}.err")})
+
+
 def write_json(path: str, content: Mapping[str, Any]) -> None:
     """Whole or not at all."""
     draft = f"{path}.{os.getpid()}.tmp"

@@ -5,7 +5,7 @@ It lives in an actor of Ray, which may be started anew in its place: all that it
 once something has changed; output comes along, from where the caller has it.
 
 Between nodes: the flag is memory that the ranks of one node share, so what rank 0 publishes in its own is carried to those of the
-others, and a rank that fails on one node ends those of the others.
+others, and a rank that fails on one node ends those of the others. What `srun` in a batch script starts elsewhere goes by here (`steps`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from trainmaster.live.node import cgroups, flag, lookalikes, remains
+from trainmaster.live.node import cgroups, flag, lookalikes, remains, steps
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.linux import birth, free_port
 from trainmaster.live.node.said import said, speakers
@@ -51,12 +51,15 @@ Tell = Callable[[int, str, Any], None]  # (node of the gang, what to do there, w
 class Keeper:
     """Of node `node` of the gang, counted in the order of the attempt's shares."""
 
-    def __init__(self, base: str, name: str, job: int, attempt: int, node: int, nodes: int, tell: Tell) -> None:
+    def __init__(self, base: str, name: str, job: int, attempt: int, node: int, nodes: int, tell: Tell, ask: steps.Ask) -> None:
         """`base`: a folder of ours on this node; `name`: of the node, which is not always one machine."""
+        self._ask = ask
         self.job, self.attempt, self.node, self.nodes, self._tell = job, attempt, node, nodes, tell
         self.state = f"{base}/node-{quote(name, safe='')}"
         self.folder = files.attempt_folder(self.state, job, attempt)
         self.control = f"{self.folder}/{files.CONTROL}"
+        self.tasks = steps.Tasks(self.folder, f"{self.state}/bin", lambda: self.end is not None)
+        self._senders: steps.Senders | None = None
         self._changed = threading.Condition()
         self._news, self._words = 0, 0  # counted: what is said at once, and what can wait a little
         self.plan: dict[str, Any] | None = None
@@ -92,6 +95,8 @@ class Keeper:
                 lookalikes.install(f"{self.state}/bin")
                 if script is not None:
                     files.write_bytes(f"{self.folder}/script", script.encode())
+                if self._starts_elsewhere(plan):
+                    plan = self._open_the_way(plan)
                 problem = _problem(plan, shared)
                 if problem is not None:
                     files.create_json(f"{self.folder}/{files.END}", _refused(problem))
@@ -149,12 +154,24 @@ class Keeper:
         for place, value in words.items():
             self._set_flag(int(place), int(value))
 
-    def follow(self, _: Any) -> None:
-        """A rank elsewhere has failed: those here would wait for it for ever."""
+    def follow(self, grace_s: float) -> None:
+        """A rank elsewhere has failed: those here would wait for it for ever. Or the script that had tasks started here is over."""
         with self._changed:
             if self.end is None and self.plan is not None:
                 self._own_ends = False
-                self.stop({"reason": "cancel", "grace_s": GANG_GRACE_S})
+                self.stop({"reason": "cancel", "grace_s": grace_s})
+
+    # -- srun ------------------------------------------------------------------------------------------------------------------------
+
+    def _starts_elsewhere(self, plan: Mapping[str, Any]) -> bool:
+        """A batch script of several nodes begins here."""
+        return self.nodes > 1 and self.node == 0 and bool(plan["nodes"])
+
+    def _open_the_way(self, plan: dict[str, Any]) -> dict[str, Any]:
+        path = f"{self.folder}/{steps.SOCKET}"
+        names = [there["node"] for there in plan["gpus"]]
+        self._senders = steps.Senders(path, f"{self.state}/bin", names, self._ask)
+        return {**plan, "elsewhere": {str(node): {"socket": path} for node in range(1, self.nodes)}}
 
     # -- the attempt -----------------------------------------------------------------------------------------------------------------
 
@@ -194,10 +211,15 @@ class Keeper:
                         poll.register(self._supervisor, select.POLLIN)
                 if self._is_gone():
                     self._bury()
-        if self.nodes > 1 and self._own_ends and self.end["asked"] is None and self.end.get("exit_code") != 0:
+        assert self.plan is not None
+        if self._senders is not None:
+            self._senders.close()
+        failed = self._own_ends and self.end["asked"] is None and self.end.get("exit_code") != 0
+        script_is_over = self._starts_elsewhere(self.plan)
+        if self.nodes > 1 and (failed or script_is_over):
             for other in range(self.nodes):
                 if other != self.node:
-                    self._tell(other, "follow", None)
+                    self._tell(other, "follow", 0.0 if script_is_over else GANG_GRACE_S)
 
     def _look(self) -> None:
         """At what is on disk. News is told at once."""
@@ -241,11 +263,10 @@ class Keeper:
     def _measure(self) -> None:
         assert self.plan is not None
         sizes = {}
-        for rank in self.plan["ranks"]:
-            for name in (rank["log"], f"{rank['log']}.err"):
-                with contextlib.suppress(OSError):
-                    about = os.stat(f"{self.folder}/{name}.log")
-                    sizes[name] = about.st_size if stat.S_ISREG(about.st_mode) else 0
+        for name in files.logs(self.plan):
+            with contextlib.suppress(OSError):
+                about = os.stat(f"{self.folder}/{name}.log")
+                sizes[name] = about.st_size if stat.S_ISREG(about.st_mode) else 0
         if sizes != self.sizes:
             self.sizes = sizes
             self._changed.notify_all()
@@ -326,7 +347,7 @@ def _refused(why: str) -> dict[str, Any]:
 
 def _problem(plan: dict[str, Any], shared: Sequence[str] | None) -> str | None:
     """Why it cannot run on this node, as far as can be told beforehand."""
-    cwd = plan["ranks"][0]["cwd"]
+    cwd = plan["cwd"]
     if not os.path.isdir(cwd):
         return f"its working directory {cwd} is not a folder on this node"
     if shared is not None:

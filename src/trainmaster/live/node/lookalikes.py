@@ -21,10 +21,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from trainmaster.live.node import cgroups, limits
 from trainmaster.live.node import folder as files
+from trainmaster.live.node.steps import Elsewhere
 
 ROOT = Path(__file__).parents[3]
 MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from trainmaster.live.node.lookalikes import main; sys.exit(main(sys.argv[1:]))"
@@ -68,7 +69,7 @@ BARE_OR_EQUALS = frozenset("-K --kill-on-bad-exit".split())  # their value only 
 KEPT = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 
 
-Task = tuple[subprocess.Popen[bytes], list[threading.Thread]]  # a process, and who labels its lines
+Task = tuple[subprocess.Popen[bytes] | Elsewhere, list[threading.Thread]]  # a process, and who labels its lines
 
 
 class Usage(Exception):
@@ -190,13 +191,20 @@ def _start(command: list[str], asked: dict[str, str], task: int, node: dict[str,
     standard_in = None if task == 0 and "input" not in asked else subprocess.DEVNULL
     if asked.get("input", "").startswith("/"):
         standard_in = os.open(asked["input"], os.O_RDONLY | os.O_CLOEXEC)
-    command, env, cwd, detached = _sent_there(command, env, asked.get("chdir"))
+    there = _elsewhere(env)
+    process: subprocess.Popen[bytes] | Elsewhere
     try:
-        process = subprocess.Popen(
-            command, env=env, cwd=cwd, stdin=standard_in, start_new_session=detached,
-            stdout=out if out is not None else subprocess.PIPE if label else None,
-            stderr=err if err is not None else subprocess.STDOUT if out is not None else subprocess.PIPE if label else None,
-        )  # fmt: skip
+        if "socket" in there:
+            task_there = {"argv": command, "env": env, "cwd": os.path.abspath(asked.get("chdir", "."))}
+            name = env.get("SLURMD_NODENAME", "")
+            process = Elsewhere(there["socket"], int(env["SLURM_NODEID"]), name, task_there, out, err, piped=bool(label))
+        else:
+            command, env, cwd, detached = _sent_there(there, command, env, asked.get("chdir"))
+            process = subprocess.Popen(
+                command, env=env, cwd=cwd, stdin=standard_in, start_new_session=detached,
+                stdout=out if out is not None else subprocess.PIPE if label else None,
+                stderr=err if err is not None else subprocess.STDOUT if out is not None else subprocess.PIPE if label else None,
+            )  # fmt: skip
     except OSError as error:
         print(f"srun: error: {command[0]}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
@@ -208,14 +216,21 @@ def _start(command: list[str], asked: dict[str, str], task: int, node: dict[str,
     return process, labelled
 
 
-def _sent_there(command: list[str], env: dict[str, str], cwd: str | None) -> tuple[list[str], dict[str, str], str | None, bool]:
-    """Where the node is another machine, its launcher, which finds the task in a file and hears none of the job's signals; else itself."""
+def _elsewhere(env: Mapping[str, str]) -> dict[str, Any]:
+    """How a task comes to its node, where that is another machine: {"argv", "env"} of a launcher, or the "socket" of `steps`."""
     control = os.environ.get("TRAINMASTER_CONTROL")
     plan = files.read_json(f"{os.path.dirname(control)}/{files.PLAN}") if control else None
-    launcher = (plan or {}).get("elsewhere", {}).get(env.get("SLURM_NODEID"))
-    if launcher is None:
+    found: dict[str, Any] = (plan or {}).get("elsewhere", {}).get(env.get("SLURM_NODEID"), {})
+    return found
+
+
+def _sent_there(
+    launcher: Mapping[str, Any], command: list[str], env: dict[str, str], cwd: str | None
+) -> tuple[list[str], dict[str, str], str | None, bool]:
+    """With a launcher that, which finds the task in a file and hears none of the job's signals; else the task itself."""
+    if not launcher:
         return command, env, cwd, False
-    path = f"{control}/task.{os.getpid()}.{env['SLURM_PROCID']}"
+    path = f"{os.environ['TRAINMASTER_CONTROL']}/task.{os.getpid()}.{env['SLURM_PROCID']}"
     files.write_json(path, {"argv": command, "env": env, "cwd": os.path.abspath(cwd or ".")})
     return [*launcher["argv"], path], launcher["env"], None, True
 

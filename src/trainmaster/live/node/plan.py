@@ -44,8 +44,8 @@ def plan(
     setups: list[dict[str, Any]] = []
     for node, (share, here, count) in enumerate(zip(attempt.shares, nodes, counts, strict=True)):
         if spec.setup is not None:
-            setup = {"argv": ["/bin/sh", "-c", spec.setup], "env": here, "cwd": cwd, "stdout": None, "stderr": None, "log": str(len(ranks))}
-            setups.append(setup)
+            log = str(node if spec.ranks == "batch" else len(ranks))  # of its first rank; each node has its own
+            setups.append({"argv": ["/bin/sh", "-c", spec.setup], "env": here, "cwd": cwd, "stdout": None, "stderr": None, "log": log})
         for local in range(0 if spec.ranks == "batch" and node else count):
             rank = len(ranks)
             env = {**here, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local)}
@@ -57,7 +57,8 @@ def plan(
                 "stdout": out if out is not None or err is None else f"{path}/{rank}.out", "stderr": err,
             })  # fmt: skip
     return {
-        "job": attempt.job, "attempt": attempt.attempt, "script": spec.script is not None, "env": common, "setups": setups, "ranks": ranks,
+        "job": attempt.job, "attempt": attempt.attempt, "script": spec.script is not None, "cwd": cwd, "env": common,
+        "setups": setups, "ranks": ranks,
         "nodes": nodes if spec.ranks == "batch" else [],  # srun starts tasks on all of them
         "marker": f"TRAINMASTER_CONTROL={common['TRAINMASTER_CONTROL']}", "checkpoint_dir": common["TRAINMASTER_CHECKPOINT_DIR"],
         "append": spec.append, "grace_s": spec.grace_s, "signal": None if spec.signal is None else spec.signal.model_dump(),

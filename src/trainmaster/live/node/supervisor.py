@@ -173,7 +173,7 @@ class Supervisor:
         """The job's `setup`, once a node, before any rank."""
         for one in self.plan["setups"]:
             log = self._open_log(one)
-            pid, ready = self._fork(one, log, -1)
+            pid, ready = self._fork(one, {**self.plan["env"], **one["env"]}, log, -1)
             self._await_ready(ready)
             self.setups[pid] = None
             os.close(log[0])
@@ -192,7 +192,7 @@ class Supervisor:
         wait, go = os.pipe()
         ready = []
         for one, log in zip(self.plan["ranks"], logs, strict=True):
-            pid, status = self._fork(one, log, wait, go)
+            pid, status = self._fork(one, {**self.plan["env"], **one["env"]}, log, wait, go)
             self.ranks.append(Rank(pid, one["rank"]))
             ready.append(status)
         for status in ready:
@@ -233,10 +233,10 @@ class Supervisor:
             os.symlink(path, link)
         return descriptor
 
-    def _fork(self, one: dict[str, Any], log: tuple[int, int], wait: int, go: int = -1) -> tuple[int, int]:
+    def _fork(self, one: dict[str, Any], env: dict[str, str], log: tuple[int, int], wait: int, go: int = -1) -> tuple[int, int]:
         """A process that stands before exec, until `wait` has a byte for it. Its pid, and a pipe that says when it stands there."""
         said, say = os.pipe()
-        parent = os.getpid()
+        parent, argv = os.getpid(), one["argv"]
         pid = os.fork()
         if pid:
             os.close(say)
@@ -252,9 +252,8 @@ class Supervisor:
         except BaseException as error:
             os.write(say, str(error).encode()[:500])
             os._exit(1)
-        argv = one["argv"]
         try:
-            os.execvpe(argv[0], argv, {**self.plan["env"], **one["env"]})
+            os.execvpe(argv[0], argv, env)
         except OSError as error:
             os.write(2, f"trainmaster: {argv[0]}: {error.strerror}\n".encode())
             os._exit(127 if error.errno == errno.ENOENT else 126)
@@ -324,7 +323,8 @@ class Supervisor:
     def _bound_logs(self) -> None:
         """Of those that are ours: files that the job named are its user's affair."""
         if self.plan["log_limit"]:
-            named = (one["stdout"] or f"{self.folder}/{one['log']}.log" for one in self.plan["ranks"])
+            ours = (*self.plan["setups"], *self.plan["ranks"])
+            named = sorted({one["stdout"] or f"{self.folder}/{one['log']}.log" for one in ours})
             self.bounds = [Bound(path, self.plan["log_limit"]) for path in named if path.startswith(f"{self.folder}/")]
             self.logs_due_s = time.monotonic() + LOGS_S
 
@@ -351,9 +351,13 @@ class Supervisor:
                     self._ask(command["stop"])
                 if "changed" in command:
                     self._poke()
+                self._obey_more(command)
             except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 continue  # the job can write here too
         self._look()
+
+    def _obey_more(self, command: dict[str, Any]) -> None:
+        """What else it may be told: nothing here."""
 
     def _look(self) -> None:
         request = files.read_json(f"{self.folder}/{files.STOP}")
@@ -447,12 +451,15 @@ class Supervisor:
                 return
             code = os.waitstatus_to_exitcode(status)
             code = 128 - code if code < 0 else code
-            if pid in self.setups:
-                self.setups[pid] = code
-            for rank in self.ranks:
-                if rank.pid == pid:
-                    rank.code = code
-                    self._rank_ended(code)
+            self._child_ended(pid, code)
+
+    def _child_ended(self, pid: int, code: int) -> None:
+        if pid in self.setups:
+            self.setups[pid] = code
+        for rank in self.ranks:
+            if rank.pid == pid:
+                rank.code = code
+                self._rank_ended(code)
 
     def _rank_ended(self, code: int) -> None:
         self.ended.append(code)

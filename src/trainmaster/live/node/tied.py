@@ -3,21 +3,25 @@
     the pipe ends   its keeper has gone, or was told that this node is given up: the job is asked to save and stop, and killed
                     ORPHAN_GRACE_S later, before anybody may start it elsewhere
     hold            of a gang on several nodes: the processes of each stand before exec until the file `go` says that all do
+    keeps           a node of a batch script that is not its first: it runs the tasks that srun sends (see `steps`), until it is stopped
 
     STATE/jobs/JOB/ATTEMPT/ready.json, go, wake     it stands there; all do; FIFO to the keeper: something has changed
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import sys
 import time
+from typing import Any
 
 from trainmaster.live.node import folder as files
 from trainmaster.live.node import linux
-from trainmaster.live.node.supervisor import Supervisor
+from trainmaster.live.node.steps import TASK
+from trainmaster.live.node.supervisor import Refused, Supervisor
 
 READY, GO, WAKE = "ready.json", "go", "wake"
 ORPHAN_GRACE_S = 2.0
@@ -28,6 +32,7 @@ class TiedSupervisor(Supervisor):
     def __init__(self, state: str, job: int, attempt: int, tie: int) -> None:
         super().__init__(state, job, attempt)
         self.tie = tie
+        self.tasks: dict[int, tuple[str, int]] = {}  # pid -> id, where its exit code is waited for
 
     def _listen(self) -> None:
         super()._listen()
@@ -44,6 +49,64 @@ class TiedSupervisor(Supervisor):
         self._poke()
         while not os.path.exists(f"{self.folder}/{GO}"):
             self._step()
+
+    def _let_groups_end(self) -> None:
+        while self.plan["keeps"] and self.started_s is not None and not self.killed:
+            self._step()
+        super()._let_groups_end()
+
+    # -- tasks -----------------------------------------------------------------------------------------------------------------------
+
+    def _obey_more(self, command: dict[str, Any]) -> None:
+        if str(command.get("start")).isdecimal():
+            self._start_task(command["start"])
+        if "kill" in command:
+            for pid in [pid for pid, (id, _) in self.tasks.items() if id == command["kill"]]:
+                linux.kill([pid, *linux.descendants(pid)], signal.SIGKILL)
+
+    def _start_task(self, id: str) -> None:
+        path = f"{self.folder}/{TASK}{id}"
+        task = {"argv": [], "env": {}, "cwd": "/", **(files.read_json(f"{path}.json") or {})}
+        streams: list[int] = []
+        try:
+            for name in ("end", "err", "out"):
+                streams.append(os.open(f"{path}.{name}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            end, err, out = streams
+            if not task["argv"]:
+                raise Refused("no command")
+            os.set_blocking(err, True)
+            os.set_blocking(out, True)
+            pid, ready = self._fork(task, task["env"], (out, err), -1)
+            self._await_ready(ready)
+            self.tasks[pid] = (id, end)
+        except (OSError, Refused) as error:
+            if len(streams) > 1:
+                with contextlib.suppress(OSError):
+                    os.set_blocking(streams[1], False)
+                    os.write(streams[1], f"srun: error: {task['env'].get('SLURMD_NODENAME', '')}: {error}\n".encode())
+            if streams:  # else it is not waited for any more
+                self._tell_code(streams[0], 2)
+        finally:
+            for stream in streams[1:]:
+                os.close(stream)
+
+    def _tell_code(self, end: int, code: int) -> None:
+        with contextlib.suppress(OSError):  # nobody waits for it
+            os.write(end, str(code).encode())
+        os.close(end)
+
+    def _child_ended(self, pid: int, code: int) -> None:
+        super()._child_ended(pid, code)
+        if pid in self.tasks:
+            self._tell_code(self.tasks.pop(pid)[1], code)
+
+    def _to_groups(self, number: int) -> None:
+        super()._to_groups(number)
+        for pid in self.tasks:
+            with contextlib.suppress(OSError):
+                os.killpg(pid, number)
+
+    # -- of a gang -------------------------------------------------------------------------------------------------------------------
 
     def _is_registered(self) -> bool:
         """Of a gang on several nodes: rank 0 has, on its own."""
