@@ -528,7 +528,8 @@ def one_run_of_chance(cluster: Harness, seed: int, rounds: int) -> None:
             key = chance.choice(unended)
             who = files.read_json(f"{files.attempt_folder(cluster.backend.state, *key)}/{files.SUPERVISOR}")
             if who is not None and who["pid"] and linux.birth(who["pid"]) == who["born"]:
-                os.kill(who["pid"], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it may end just then
+                    os.kill(who["pid"], signal.SIGKILL)
         elif what < 0.82 and (serving := cluster.backend.report()["fork_server"]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(serving, signal.SIGKILL)
