@@ -1,6 +1,7 @@
 """What leases gain over the artifact's rounds: docs/gavel.md's tables, made anew.
 
     python bench/gavel_gain.py [--traces NAME,...] [POLICY...]     default: all public Gavel traces, all policies that have a preset
+    python bench/gavel_gain.py --draws 8 [--traces NAME,...] [POLICY...]     instead: means over so many seeds and orders of the rows
 
 On each trace, both at a restart cost of 0: the policy as it is by default (decisions at events, leases), and its preset `artifact` at
 --round 360. What is measured replaces what bench/gavel_gain.json has of the same trace and policy; the page shows all of that file.
@@ -12,7 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
+import statistics
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +36,38 @@ POLICIES = (
 )  # fmt: skip
 
 
-def measured(trace: Path, policy: str, artifact: bool) -> dict[str, float]:
+def measured(trace: Path, policy: str, artifact: bool, seed: int = 0) -> dict[str, float]:
     gpus = SMALL.get(trace.stem, LARGE)
     request = Request(
         trace=str(trace), format="gavel", profiles=str(DATA / "simulation_throughputs.json"), restart_cost_s=0.0,
         cluster="+".join(f"{gpus}x1:{type_}" for type_ in ("v100", "p100", "k80")), policies=((None, policy),),
-        settings=(f"{policy}.preset=artifact",) if artifact else (), round_s=360.0 if artifact else None,
+        settings=(f"{policy}.preset=artifact",) if artifact else (), round_s=360.0 if artifact else None, seed=seed,
     )  # fmt: skip
     session = Session.of(request)
     [task] = session.tasks()
-    workload, entrant = session.source.at(0), task.entrant
+    workload, entrant = session.source.at(seed), task.entrant
     result = simulate_policy(workload.jobs, workload.cluster, entrant.policy, task.setup, model=workload.model, rules=entrant.rules)
     figures = summarize(result)
     return {name: float(figures[name]) for name in ("avg_jct_s", "max_ftf")}
+
+
+def drawn(trace: Path, policy: str, draws: int) -> str:
+    """Who comes first among equals, and what a preset shuffles, is chance: how much that moves, and the difference beside it."""
+    hours: dict[bool, list[float]] = {True: [], False: []}
+    with tempfile.TemporaryDirectory() as folder:
+        shuffled = Path(folder) / trace.name  # of the same name: the cluster goes by it
+        rows = trace.read_text(encoding="utf-8").splitlines()
+        for seed in range(draws):
+            random.Random(seed).shuffle(rows)
+            shuffled.write_text("\n".join(rows) + "\n", encoding="utf-8")
+            for artifact, found in hours.items():
+                found.append(measured(shuffled, policy, artifact, seed)["avg_jct_s"] / 3_600)
+    rounds, leases = hours[True], hours[False]
+    differences = [ours - theirs for ours, theirs in zip(leases, rounds, strict=True)]
+    told = (f"{name}: {statistics.mean(found):.2f} h (s.d. {statistics.stdev(found):.2f})" for name, found in
+            (("rounds", rounds), ("leases", leases)))  # fmt: skip
+    error = statistics.stdev(differences) / draws**0.5
+    return f"{trace.stem} {policy} {' '.join(told)} difference: {statistics.mean(differences):.2f} h (s.e. {error:.2f})"
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
@@ -69,6 +92,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--traces")
+    parser.add_argument("--draws", type=int)
     parser.add_argument("policies", nargs="*", default=POLICIES)
     given = parser.parse_args()
     traces = sorted((DATA / "traces").glob("*.trace"), key=lambda trace: trace.stat().st_size)
@@ -76,11 +100,16 @@ def main() -> None:
         if given.traces and trace.stem not in given.traces.split(","):
             continue
         for policy in given.policies:
+            if given.draws:
+                print(drawn(trace, policy, given.draws), flush=True)
+                continue
             both = {name: measured(trace, policy, artifact) for name, artifact in (("rounds", True), ("leases", False))}
             found = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
             found.setdefault(trace.stem, {})[policy] = both
             MEASURED.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
             print(trace.stem, policy, *(f"{name}: {figures['avg_jct_s'] / 3_600:.2f} h" for name, figures in both.items()), flush=True)
+    if given.draws:
+        return
     marked = re.compile(r"(<!-- gain -->\n).*?(\n<!-- end of gain -->)", re.DOTALL)
     tables = page(json.loads(MEASURED.read_text()))
     PAGE.write_text(marked.sub(lambda m: m[1] + tables + m[2], PAGE.read_text(encoding="utf-8")), encoding="utf-8")
