@@ -5,6 +5,8 @@ Needs root, sudo and Slurm, and an interpreter that other accounts may run; leav
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import os
 import pwd
@@ -16,7 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,14 @@ import pytest
 from live.backends.harness import PATIENCE_S, Harness
 from live.scripts import script
 from live.slurm.cluster import why_not
-from trainmaster.errors import InputError
+from trainmaster.errors import BackendError, InputError, NotFound, TrainmasterError
 from trainmaster.live.backends import slurm_users
 from trainmaster.live.backends.base import Attempt, NodeShare, Observation, Seen
-from trainmaster.live.backends.slurm_agent import Hello, Request, Word
+from trainmaster.live.backends.slurm_agent import MESSAGE, Hello, Reply, Request, Word, answer
 from trainmaster.live.backends.slurm_users import Agent, Mark, SlurmAsUsers
 from trainmaster.live.controller import Controller
+from trainmaster.live.http.logs import once
+from trainmaster.live.logs import CHUNK, Logs
 from trainmaster.live.plane import Plane
 from trainmaster.live.rules import Rules
 from trainmaster.live.settings import settings_of
@@ -198,6 +202,59 @@ def test_a_user_reaches_no_job_of_another(site: Site, cluster: Harness) -> None:
     assert cluster.until(attempt).exit_code == 0
 
 
+def test_logs_are_read_as_their_user_while_a_job_runs_and_long_after(site: Site, cluster: Harness) -> None:
+    says = "seq 200000; until [ -e go3 ]; do sleep 0.1; done; echo over"
+    attempt = start(cluster, site, site.ada, "sh", "-c", says)
+    cluster.running(attempt)
+    written = "".join(f"{number}\n" for number in range(1, 200_001)).encode()
+    logs = cluster.backend.logs(attempt.job, 1, site.ada)
+    cluster.wait(lambda: asyncio.run(logs.sizes()).get("0", 0) == len(written) or None)
+    assert len(written) > 4 * CHUNK
+    assert whole(logs) == written
+    assert whole(logs, tail=2) == b"199999\n200000\n"
+    (cluster.folder / "go3").touch()
+    cluster.until(attempt)
+    cluster.backend.forget(attempt.job, 1)
+    cluster.crash()
+    later = cluster.backend.logs(attempt.job, 1, site.ada)
+    assert whole(later) == written + b"over\n"
+    assert whole(cluster.backend.logs(attempt.job, 1, site.eve)) == b""  # nobody's process reads but for its own user
+    assert asyncio.run(later.open("../1/0")) is None
+
+
+def test_a_log_that_its_job_makes_a_link_to_what_its_user_may_not_read_shows_nothing(site: Site, cluster: Harness) -> None:
+    secret = site.folder / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    attempt = start(cluster, site, site.eve, "sh", "-c", "echo written", output="out.txt")
+    cluster.until(attempt)
+    logs = cluster.backend.logs(attempt.job, 1, site.eve)
+    assert whole(logs) == b"written\n"
+    folder = site.folder / site.eve / ".trainmaster" / f"site-{cluster.backend._site}" / "jobs" / str(attempt.job) / "1"
+    (folder / "0.log").unlink()
+    (folder / "0.log").symlink_to(secret)
+    with pytest.raises(NotFound, match="Permission denied"):
+        whole(logs)
+    (folder / "0.log").unlink()
+    os.mkfifo(folder / "0.log")
+    assert whole(logs) == b""
+
+
+def whole(logs: Logs, tail: int | None = None) -> bytes:
+    """As `trainmaster logs` shows it; nothing, where there is no such log."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        log = await logs.open("0")
+        if log is not None:
+            async for chunk in once(log, 0 if tail is None else await log.tail_offset(tail)):
+                yield chunk
+
+    async def gathered() -> bytes:
+        return b"".join([chunk async for chunk in chunks()])
+
+    return asyncio.run(gathered())
+
+
 @pytest.mark.slow
 def test_the_controller_stops_one_users_job_for_anothers_and_takes_it_up_again(site: Site, tmp_path: Path) -> None:
     store = Store.open(f"sqlite:///{tmp_path / 'store.db'}", owner=f"{socket.gethostname()}:{os.getpid()}", now=time.time)
@@ -315,3 +372,91 @@ def test_a_start_that_may_have_been_heard_is_not_called_refused(tmp_path: Path, 
     wait_until(lambda: backend._agents["eve"].trouble != "")
     assert {one.job: one.seen for one in backend.observe()} == {1: Seen.UNKNOWN, 2: Seen.UNKNOWN}
     backend._agents["eve"].leave()
+
+
+def answering(tmp_path: Path, **reply: Any) -> SlurmAsUsers:
+    """eve's process gives this answer to whatever it is asked."""
+    program = tmp_path / "answers"
+    said, replied = json.dumps(asdict(Word())), json.dumps({"replies": [{"id": 0, **reply}] * 2}).replace('"id": 0', '"id": \'"$id"\'')
+    each = f"id=${{asked#*:}}; id=${{id%%,*}}; echo '{replied}'"
+    program.write_text(f"#!/bin/sh\necho '{said}'\nread hello\nwhile read asked; do {each}; done\n")
+    program.chmod(0o755)
+    backend = site_of(tmp_path, [str(program)])
+    backend._check_account = lambda user: None  # type: ignore[method-assign]
+    return backend
+
+
+def test_what_a_users_process_answers_about_a_log_is_taken_as_it_is(tmp_path: Path) -> None:
+    backend = answering(tmp_path, sizes={"0": 3}, data=base64.b64encode(b"abc").decode(), next=3, size=3)
+    assert whole(backend.logs(2, 1, "eve")) == b"abc"
+    assert whole(backend.logs(2, 1, "eve")) == b"abc"  # it said all of it twice
+    assert backend._agents["eve"]._questions == {}
+    backend._agents["eve"].leave()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [{"data": "no base64!"}, {"data": base64.b64encode(b"x" * 100).decode(), "next": 100, "size": 1}, {"next": -1}, {"next": 1 << 80},
+     {"data": "eA==", "next": 0}, {"size": -5}, {"which": "x"}, {"fault": "bug", "error": "x"}, {"sizes": {"0": "many"}},
+     {"fault": "missing", "error": "x" * 100_000}],
+)  # fmt: skip
+def test_an_answer_about_a_log_that_makes_no_sense_is_an_error_of_one_line(tmp_path: Path, reply: dict[str, Any]) -> None:
+    backend = answering(tmp_path, **{"sizes": {"0": 1}, "size": 1, "next": 1, **reply})
+    with pytest.raises(TrainmasterError) as raised:
+        whole(backend.logs(2, 1, "eve"))
+    assert len(str(raised.value)) <= MESSAGE
+    backend._agents["eve"].leave()
+
+
+def test_a_users_process_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_users, "ANSWER_S", 0.3)
+    backend = site_of(tmp_path, liar(tmp_path, json.dumps(asdict(Word()))))
+    backend._check_account = lambda user: None  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match="the process of eve has given no answer"):
+        whole(backend.logs(2, 1, "eve"))
+    assert backend._agents["eve"]._questions == {}
+    backend._agents["eve"].leave()
+
+
+def test_who_may_not_be_asked_is_said_at_once(tmp_path: Path) -> None:
+    program = tmp_path / "sudo"
+    program.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    program.chmod(0o755)
+    backend = site_of(tmp_path, [str(program)])
+    backend._check_account = lambda user: None  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match="nothing runs as eve: sudo: a password is required"):
+        whole(backend.logs(2, 1, "eve"))
+    backend._agents["eve"].leave()
+    with pytest.raises(NotFound, match="no Unix account"):
+        SlurmAsUsers(tmp_path / "state", program).logs(2, 1, "nobody-of-that-name")
+
+
+class FilesOf:
+    """What `answer` asks of a backend."""
+
+    def __init__(self, **files: Path) -> None:
+        self.files = files
+
+    def log_files(self, job: int, attempt: int) -> dict[str, Path]:
+        return self.files
+
+
+def test_a_users_process_reads_a_range_and_no_more_and_never_waits(tmp_path: Path) -> None:
+    log = tmp_path / "0.log"
+    log.write_bytes(b"0123456789" * 100_000)
+    backend: Any = FilesOf(zero=log, pipe=tmp_path / "pipe", link=tmp_path / "link", folder=tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(log)
+
+    def read(rank: str = "zero", **about: int) -> Reply:
+        return answer(backend, Request(id=1, verb="read", key=(1, 1), rank=rank, **about))
+
+    assert base64.b64decode(read(offset=4, most=3).data) == b"456"
+    assert len(base64.b64decode(read(most=1 << 40).data)) == CHUNK
+    assert (read(offset=1 << 50, most=9).data, read(offset=1 << 50, most=9).next) == ("", 1 << 50)
+    log.write_bytes(b"short")
+    assert (read(offset=500_000, most=9).data, read(most=9).size) == ("", 5)
+    for rank in ("pipe", "link", "folder", "zero/", "../0"):
+        with pytest.raises(NotFound):
+            read(rank)
+    assert answer(backend, Request(id=1, verb="sizes", key=(1, 1))).sizes["zero"] == 5

@@ -1,27 +1,32 @@
 """The Slurm backend of one user, as a process of that user's: what a controller in site mode talks to (see slurm_users).
 
     stdin    a Hello, then Requests, a line of JSON each; at its end the process goes, and jobs run on
-    stdout   Words: first an empty one, then, whenever something has changed, all that it sees, and which requests it has obeyed by then
+    stdout   Words: first an empty one, then, whenever something has changed, all that it sees, and which requests it has obeyed by then;
+             and Replies to those requests that are questions, about the logs of attempts
 
 Its state folder is in the user's own home, which nobody else can write: there the attempts are what they are in personal mode.
 """
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
 import pwd
+import queue
 import sys
 import threading
 import traceback
 from collections import deque
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from pydantic import TypeAdapter
 
-from trainmaster.errors import TrainmasterError
+from trainmaster.errors import BackendError, InputError, NotFound, TrainmasterError
+from trainmaster.live import logs
 from trainmaster.live.backends.accepting import Key
 from trainmaster.live.backends.base import Attempt, Observation
 from trainmaster.live.backends.slurm import SlurmBackend
@@ -29,6 +34,11 @@ from trainmaster.live.backends.slurm import SlurmBackend
 LINE_BYTES = 64 << 20  # of a request: a job's environment and script; of a word: thousands of observations
 MESSAGE = 2_000  # characters of an observation's
 PAUSE_S = 0.05  # between two words
+REPLIES_BYTES = 4 << 20  # of the replies in one word, or somewhat more
+AT_ONCE = 2  # questions
+
+Fault = Literal["", "missing", "input", "backend"]
+FAULTS: Mapping[Fault, type[TrainmasterError]] = {"missing": NotFound, "input": InputError, "backend": BackendError}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +51,32 @@ class Hello:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     id: int
-    verb: Literal["start", "stop", "signal", "forget"]
+    verb: Literal["start", "stop", "signal", "forget", "sizes", "tail", "read"]
     key: Key
     attempt: Attempt | None = None  # of a start
     grace_s: float = 0.0
     reason: str = ""
     number: int = 0
     batch_only: bool = False
+    rank: str = ""  # of a question: which log, and from where on how much of it, or its last so many lines
+    offset: int = 0
+    most: int = 0
+    lines: int = 0
+
+
+QUESTIONS = ("sizes", "tail", "read")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    id: int
+    fault: Fault = ""
+    error: str = ""
+    sizes: dict[str, int] = field(default_factory=dict)  # rank -> bytes
+    data: str = ""  # base64
+    next: int = 0  # the offset after it
+    which: tuple[int, int] = (0, 0)
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +85,7 @@ class Word:
     seen: tuple[Observation, ...] | None = None
     placed: tuple[tuple[int, int, str], ...] = ()  # (job, attempt, node): what Slurm has given them by now
     trouble: str = ""
+    replies: tuple[Reply, ...] = ()
 
 
 HELLO, REQUEST = TypeAdapter(Hello), TypeAdapter(Request)
@@ -65,11 +95,15 @@ def main() -> None:
     """`trainmaster-as-user`, which takes no arguments: the one program that a site lets the controller run as its users."""
     words = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else prints
-    changed, over = threading.Event(), threading.Event()
+    changed, due, over = threading.Event(), threading.Event(), threading.Event()
 
     def say(word: Word) -> None:
         words.write(f"{json.dumps(asdict(word))}\n")  # in which NaN may stand: a job's own figures
         words.flush()
+
+    def seen_anew() -> None:
+        changed.set()
+        due.set()
 
     say(Word())
     hello = HELLO.validate_json(sys.stdin.buffer.readline(LINE_BYTES))
@@ -81,21 +115,27 @@ def main() -> None:
     try:
         lock = _alone(state)  # noqa: F841 - held until the process goes
         backend = SlurmBackend(state, log_limit=hello.log_limit)
-        backend.open(changed.set)
+        backend.open(seen_anew)
     except (TrainmasterError, OSError) as problem:
         say(Word(trouble=str(problem)))
         sys.exit(1)
 
     answers: deque[tuple[int, str]] = deque()
+    questions = Questions(backend, due.set)
 
     def tell() -> None:
         while not over.is_set():
-            changed.wait()
-            changed.clear()
-            answered = tuple(answers.popleft() for _ in range(len(answers)))  # first: what is seen is no older
-            placed = tuple((*key, node) for key, node, _ in backend.placed())
-            seen = tuple(replace(one, message=one.message[:MESSAGE]) for one in backend.observe())
-            say(Word(answers=answered, seen=seen, placed=placed))
+            due.wait()
+            due.clear()
+            replies = questions.replies()
+            if changed.is_set():
+                changed.clear()
+                answered = tuple(answers.popleft() for _ in range(len(answers)))  # first: what is seen is no older
+                placed = tuple((*key, node) for key, node, _ in backend.placed())
+                seen = tuple(replace(one, message=one.message[:MESSAGE]) for one in backend.observe())
+                say(Word(answers=answered, seen=seen, placed=placed, replies=replies))
+            elif replies:
+                say(Word(replies=replies))
             over.wait(PAUSE_S)
 
     def tell_or_go() -> None:
@@ -106,16 +146,19 @@ def main() -> None:
             os._exit(1)
 
     threading.Thread(target=tell_or_go, name="words", daemon=True).start()
-    changed.set()
+    seen_anew()
     try:
         while line := sys.stdin.buffer.readline(LINE_BYTES):
             request = REQUEST.validate_json(line)
+            if request.verb in QUESTIONS:
+                questions.ask(request)
+                continue
             try:
                 _do(backend, request)
                 answers.append((request.id, ""))
             except TrainmasterError as problem:
                 answers.append((request.id, str(problem)))
-            changed.set()
+            seen_anew()
     finally:
         over.set()
         backend.drop()
@@ -139,3 +182,56 @@ def _do(backend: SlurmBackend, request: Request) -> None:
         backend.signal(job, attempt, request.number, batch_only=request.batch_only)
     elif request.verb == "forget":
         backend.forget(job, attempt)
+
+
+class Questions:
+    """Answered by threads of their own: no verb waits for a log on a slow disk."""
+
+    def __init__(self, backend: SlurmBackend, answered: Callable[[], None]) -> None:
+        self._backend, self._answered = backend, answered
+        self._asked: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._replies: deque[Reply] = deque()
+        for number in range(AT_ONCE):
+            threading.Thread(target=self._work, name=f"questions {number}", daemon=True).start()
+
+    def ask(self, request: Request) -> None:
+        self._asked.put(request)
+
+    def replies(self) -> tuple[Reply, ...]:
+        """So many as one word holds."""
+        taken: list[Reply] = []
+        size = 0
+        while self._replies and size < REPLIES_BYTES:
+            taken.append(self._replies.popleft())
+            size += len(taken[-1].data)
+        if self._replies:
+            self._answered()
+        return tuple(taken)
+
+    def _work(self) -> None:
+        while True:
+            request = self._asked.get()
+            try:
+                reply = answer(self._backend, request)
+            except Exception as problem:
+                fault = next((fault for fault, kind in FAULTS.items() if isinstance(problem, kind)), None)
+                if fault is None and not isinstance(problem, OSError):
+                    traceback.print_exc()
+                reply = Reply(id=request.id, fault=fault or "backend", error=str(problem)[:MESSAGE])
+            self._replies.append(reply)
+            self._answered()
+
+
+def answer(backend: SlurmBackend, request: Request) -> Reply:
+    """About an attempt's logs. They are found by its numbers, and may be links to files that the job named: read as this user, no more."""
+    files = backend.log_files(*request.key)
+    if request.verb == "sizes":
+        return Reply(id=request.id, sizes=logs.sizes(files))
+    if request.rank not in files:
+        raise NotFound(f"attempt {request.key[1]} of job {request.key[0]} has no log of rank {request.rank}")
+    with logs.open_log(files[request.rank]) as file:
+        about = logs.about(file)
+        if request.verb == "tail":
+            return Reply(id=request.id, which=about.which, size=about.size, next=logs.tail_offset(file, request.lines))
+        data, after = logs.read(file, request.offset, min(request.most, logs.CHUNK))
+    return Reply(id=request.id, which=about.which, size=about.size, data=base64.b64encode(data).decode(), next=after)
