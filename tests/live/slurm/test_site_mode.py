@@ -1,7 +1,4 @@
-"""Site mode on a real Slurm: two temporary accounts, a third that may become either by one rule of sudo, and what none of them may do.
-
-Needs root, sudo and Slurm, and an interpreter that other accounts may run; leaves no account and no rule behind.
-"""
+"""Site mode on a real Slurm: two temporary accounts, a third that may become either by one rule of sudo, and what none of them may do."""
 
 from __future__ import annotations
 
@@ -10,13 +7,8 @@ import base64
 import json
 import os
 import pwd
-import secrets
-import shutil
 import socket
 import subprocess
-import sys
-import sysconfig
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
@@ -26,8 +18,7 @@ from typing import Any
 import pytest
 
 from live.backends.harness import PATIENCE_S, Harness
-from live.scripts import script
-from live.slurm.cluster import why_not
+from live.slurm.accounts import Site
 from trainmaster.errors import BackendError, InputError, NotFound, TrainmasterError
 from trainmaster.live.backends import slurm_users
 from trainmaster.live.backends.base import Attempt, NodeShare, Observation, Seen
@@ -44,89 +35,6 @@ from trainmaster.live.states import State
 from trainmaster.live.store import Store
 from trainmaster.live.up import backend_of
 from trainmaster.policies.registry import find_policy
-
-SOURCE = Path(__file__).parents[3] / "src"
-PROGRAM = """#!{python} -I
-import sys
-sys.path[:0] = {paths!r}
-from trainmaster.live.backends.slurm_agent import main
-main()
-"""
-AS_CONTROLLER = """#!/bin/sh
-exec setpriv --reuid={user} --regid={user} --init-groups {sudo} "$@"
-"""
-
-
-class Site:
-    """A Slurm of one node of four GPUs; accounts of a controller, of two users it may run as, and of one it may not."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="tm-site-"))  # others must pass it: pytest's own is root's alone
-        self.folder.chmod(0o755)
-        tag = secrets.token_hex(2)
-        self.ada, self.eve, self.other, self.controller = (f"tm{tag}{name}" for name in ("ada", "eve", "oth", "ctl"))
-        self.group = f"tm{tag}users"
-        self.rule = Path(f"/etc/sudoers.d/trainmaster-test-{tag}")
-        self.program = self.folder / "trainmaster-as-user"
-        self.cluster = script("slurm_cluster").SmallCluster(self.folder / "slurm", nodes=1, gpus=4, prefix=f"site{tag}x")
-        self.path = os.environ["PATH"]
-
-    def begin(self) -> None:
-        subprocess.run(["groupadd", self.group], check=True, capture_output=True)
-        for user in (self.ada, self.eve, self.other, self.controller):
-            home = ["--create-home", "--home-dir", str(self.folder / user), "--shell", "/bin/sh"]
-            groups = ["--groups", self.group] if user in (self.ada, self.eve) else []
-            subprocess.run(["useradd", "--user-group", *groups, *home, user], check=True, capture_output=True)
-        paths = [str(SOURCE), sysconfig.get_path("purelib")]
-        self.program.write_text(PROGRAM.format(python=self._python(paths), paths=paths))
-        self.program.chmod(0o755)
-        draft = self.folder / "rule"
-        draft.write_text(f'{self.controller} ALL=(%{self.group}) NOPASSWD: {self.program} ""\n')
-        subprocess.run(["visudo", "-c", "-q", "-f", str(draft)], check=True)
-        draft.chmod(0o440)
-        shutil.copy(draft, self.rule)
-        as_controller = self.folder / "bin" / "sudo"  # this process is root, which needs no rule
-        as_controller.parent.mkdir()
-        as_controller.write_text(AS_CONTROLLER.format(user=self.controller, sudo=shutil.which("sudo")))
-        as_controller.chmod(0o755)
-        self.cluster.start()
-        os.environ |= {"SLURM_CONF": str(self.cluster.conf), "PATH": f"{as_controller.parent}:{self.path}"}
-
-    def _python(self, paths: list[str]) -> str:
-        """One that other accounts may run, with what the source needs."""
-        code = f"import sys; sys.path[:0] = {paths!r}; import trainmaster.live.backends.slurm_agent"
-        for python in (sys.executable, "/usr/bin/python3"):
-            as_user = ["setpriv", f"--reuid={self.ada}", f"--regid={self.ada}", "--clear-groups", "env", python, "-I", "-c", code]
-            if not subprocess.run(as_user, capture_output=True, cwd="/").returncode:
-                return python
-        pytest.skip("no interpreter here that accounts other than root may run with this source and its packages")
-
-    def end(self) -> None:
-        self.rule.unlink(missing_ok=True)
-        if self.cluster.conf.exists():
-            self.cluster.stop()
-        for user in (self.ada, self.eve, self.other, self.controller):
-            subprocess.run(["userdel", "--force", user], capture_output=True)
-        subprocess.run(["groupdel", self.group], capture_output=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.environ["PATH"] = self.path
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    absent = [name for name in ("sudo", "visudo", "useradd") if shutil.which(name) is None]
-    if reason := f"{', '.join(absent)} not installed" if absent else why_not():
-        pytest.skip(reason)
-    before, made = os.environ.get("SLURM_CONF"), Site()
-    try:
-        made.begin()
-        yield made
-    finally:
-        made.end()
-        if before is None:
-            os.environ.pop("SLURM_CONF", None)
-        else:
-            os.environ["SLURM_CONF"] = before
 
 
 @pytest.fixture
