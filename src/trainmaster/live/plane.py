@@ -56,11 +56,11 @@ class Plane:
         """The same for jobs that run in a copy of a repository: made first, and gone again if they are refused."""
         if key is not None and (known := self.controller.store.ids_of_key(actor, key)) is not None:
             return known
-        copied, made = snapshots.of(specs)
+        copied, made = snapshots.of(specs, actor)
         try:
             ids: list[int] = self.controller.ask(lambda c, changes: verbs.submit(c, changes, copied, actor, key)).result()
         except BaseException:
-            snapshots.drop(made)
+            snapshots.keeper.drop(made, actor)
             raise
         return ids
 

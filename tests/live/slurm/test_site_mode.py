@@ -23,6 +23,7 @@ from trainmaster.errors import BackendError, InputError, NotFound, TrainmasterEr
 from trainmaster.live.backends import slurm_users
 from trainmaster.live.backends.base import Attempt, NodeShare, Observation, Seen
 from trainmaster.live.backends.slurm_agent import MESSAGE, Hello, Reply, Request, Word, answer
+from trainmaster.live.backends.slurm_user_copies import KeptByUsers
 from trainmaster.live.backends.slurm_users import Agent, Mark, SlurmAsUsers
 from trainmaster.live.controller import Controller
 from trainmaster.live.http.logs import once
@@ -368,3 +369,37 @@ def test_a_users_process_reads_a_range_and_no_more_and_never_waits(tmp_path: Pat
         with pytest.raises(NotFound):
             read(rank)
     assert answer(backend, Request(id=1, verb="sizes", key=(1, 1))).sizes["zero"] == 5
+
+
+def test_a_users_process_drops_copies_that_nobody_uses_before_it_makes_another(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path / "work"], check=True)
+    folder = tmp_path / "state" / "snapshots"
+    names = [f"{number:032x}" for number in range(4)]
+    for name in names[:3]:
+        (folder / name).mkdir(parents=True)
+    for name in names[:2]:
+        os.utime(folder / name, (0, 0))  # the third may be of a request that is being taken in
+    backend: Any = FilesOf()
+    backend.state = str(tmp_path / "state")
+    about = {"id": 1, "source": str(tmp_path / "work")}
+
+    placed = answer(backend, Request(verb="copy", names=(names[3], names[0]), sweep=True, **about)).place
+
+    assert placed == str(folder / names[3])
+    assert sorted(path.name for path in folder.iterdir()) == [names[0], names[2], names[3]]
+    for name in ("..", "x", f"../{names[0]}", ""):
+        for verb in ("copy", "drop"):
+            with pytest.raises(InputError):
+                answer(backend, Request(verb=verb, names=(name,), **about))
+    answer(backend, Request(verb="drop", names=(names[0], names[1]), **about))
+    assert sorted(path.name for path in folder.iterdir()) == names[2:]
+
+
+@pytest.mark.parametrize("place", ["", "/", "{copy}/../x", "{copy}x", "{copy}/../../..", "{copy}" + "/y" * 9_000])
+def test_a_copy_lies_where_its_user_keeps_copies_or_is_none(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "0" * 32
+    backend = answering(tmp_path, place=place.format(copy=f"/home/eve/.trainmaster/site-0/snapshots/{name}"))
+    monkeypatch.setattr(backend, "folder_of", lambda user: "/home/eve/.trainmaster/site-0")
+    with pytest.raises(BackendError, match="cannot be understood"):
+        KeptByUsers(backend).copy("/work", name, "eve")
+    backend._agents["eve"].leave()

@@ -131,6 +131,26 @@ def processes_of(*users: str) -> str:
     return subprocess.run(["ps", "-o", "user:20,pid,args", "-u", ",".join(users)], capture_output=True, text=True).stdout.partition("\n")[2]
 
 
+def test_a_snapshot_is_made_and_kept_as_its_user(whole: Inside, site: Site) -> None:
+    ada, eve, home = site.ada, site.eve, site.folder / site.ada
+    makes = "git init -q work && cd work && echo as submitted > answer && echo no > big.bin && echo '*.bin' > .gitignore && chmod 700 ."
+    subprocess.run(site.as_(ada, "sh", "-c", makes), check=True)
+    job = whole.submit(ada, "cat answer; ls; pwd", "--chdir", str(home / "work"), "--snapshot", "--hold")
+    (home / "work" / "answer").write_text("edited")
+    (copy,) = home.glob(".trainmaster/site-*/snapshots/*")
+    assert {(path.owner(), path.is_symlink()) for path in (copy, *copy.rglob("*"))} == {(ada, False)}
+    assert copy.stat().st_mode & 0o777 == 0o700
+    whole(ada, "release", job)
+    wait_until(lambda: whole.state_of(ada, job) == "SUCCEEDED")
+    assert whole(ada, "logs", job) == f"as submitted\nanswer\n{copy}"
+
+    told = whole.refused(eve, "submit", "--chdir", str(home / "work"), "--snapshot", "--", "true")
+    assert f"{home / 'work'}: " in told  # in git's words, to eve
+    assert not list((site.folder / eve).glob(".trainmaster/site-*/snapshots/*"))
+    whole.refused(ada, "submit", "--chdir", str(home / "work"), "--snapshot", "--after", "afterok:999", "--", "true")
+    wait_until(lambda: list(copy.parent.iterdir()) == [copy])
+
+
 def test_two_users_have_jobs_at_one_controller_and_each_sees_and_touches_own_ones_alone(whole: Inside, site: Site) -> None:
     ada, eve = site.ada, site.eve
     first = whole.submit(ada, "id -un; pwd; exit 3")

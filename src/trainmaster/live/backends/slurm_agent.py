@@ -2,7 +2,7 @@
 
     stdin    a Hello, then Requests, a line of JSON each; at its end the process goes, and jobs run on
     stdout   Words: first an empty one, then, whenever something has changed, all that it sees, and which requests it has obeyed by then;
-             and Replies to those requests that are questions, about the logs of attempts
+             and Replies to those requests that are questions: about the logs of attempts, or to copy a repository
 
 Its state folder is in the user's own home, which nobody else can write: there the attempts are what they are in personal mode.
 """
@@ -15,12 +15,16 @@ import json
 import os
 import pwd
 import queue
+import re
+import shutil
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter
@@ -30,13 +34,17 @@ from trainmaster.live import logs
 from trainmaster.live.backends.accepting import Key
 from trainmaster.live.backends.base import Attempt, Observation
 from trainmaster.live.backends.slurm import SlurmBackend
+from trainmaster.live.node.snapshot import snapshot
+from trainmaster.live.snapshots import UNUSED_S
 
 LINE_BYTES = 64 << 20  # of a request: a job's environment and script; of a word: thousands of observations
 MESSAGE = 2_000  # characters of an observation's
 PAUSE_S = 0.05  # between two words
 REPLIES_BYTES = 4 << 20  # of the replies in one word, or somewhat more
-AT_ONCE = 2  # questions
+AT_ONCE = 4  # questions: two more than a controller has copies made (live/snapshots.py), so that logs do not wait for git
+SNAPSHOTS = "snapshots"
 
+NAME = re.compile("[0-9a-f]{32}")
 Fault = Literal["", "missing", "input", "backend"]
 FAULTS: Mapping[Fault, type[TrainmasterError]] = {"missing": NotFound, "input": InputError, "backend": BackendError}
 
@@ -51,8 +59,8 @@ class Hello:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     id: int
-    verb: Literal["start", "stop", "signal", "forget", "sizes", "tail", "read"]
-    key: Key
+    verb: Literal["start", "stop", "signal", "forget", "sizes", "tail", "read", "copy", "drop"]
+    key: Key = (0, 0)
     attempt: Attempt | None = None  # of a start
     grace_s: float = 0.0
     reason: str = ""
@@ -62,9 +70,12 @@ class Request:
     offset: int = 0
     most: int = 0
     lines: int = 0
+    source: str = ""  # of a copy of a repository
+    names: tuple[str, ...] = ()  # of the new one, and of those to be kept, if these are known; of those to be dropped
+    sweep: bool = False
 
 
-QUESTIONS = ("sizes", "tail", "read")
+QUESTIONS = ("sizes", "tail", "read", "copy", "drop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +88,7 @@ class Reply:
     next: int = 0  # the offset after it
     which: tuple[int, int] = (0, 0)
     size: int = 0
+    place: str = ""  # in the copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +101,11 @@ class Word:
 
 
 HELLO, REQUEST = TypeAdapter(Hello), TypeAdapter(Request)
+
+
+def folder_of(user: str, site: str) -> str:
+    """Of all that a controller has of this user."""
+    return os.path.abspath(f"{pwd.getpwnam(user).pw_dir}/.trainmaster/site-{site}")
 
 
 def main() -> None:
@@ -111,7 +128,7 @@ def main() -> None:
     os.environ |= {"LOGNAME": account.pw_name, "USER": account.pw_name, "HOME": account.pw_dir}
     if hello.slurm_conf is not None:
         os.environ["SLURM_CONF"] = hello.slurm_conf
-    state = f"{account.pw_dir}/.trainmaster/site-{hello.site}"
+    state = folder_of(account.pw_name, hello.site)
     try:
         lock = _alone(state)  # noqa: F841 - held until the process goes
         backend = SlurmBackend(state, log_limit=hello.log_limit)
@@ -223,6 +240,26 @@ class Questions:
 
 
 def answer(backend: SlurmBackend, request: Request) -> Reply:
+    if request.verb in ("copy", "drop"):
+        return _answer_with_copies(Path(backend.state) / SNAPSHOTS, request)
+    return _answer_with_a_log(backend, request)
+
+
+def _answer_with_copies(folder: Path, request: Request) -> Reply:
+    if not all(map(NAME.fullmatch, request.names)):
+        raise InputError("the name of a copy is none")
+    if request.verb == "drop":
+        for name in request.names:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        return Reply(id=request.id)
+    if request.sweep:
+        for copy in folder.iterdir() if folder.is_dir() else ():
+            if copy.name not in request.names and copy.lstat().st_mtime + UNUSED_S < time.time():
+                shutil.rmtree(copy, ignore_errors=True)
+    return Reply(id=request.id, place=str(snapshot(Path(request.source), folder / request.names[0])))
+
+
+def _answer_with_a_log(backend: SlurmBackend, request: Request) -> Reply:
     """About an attempt's logs. They are found by its numbers, and may be links to files that the job named: read as this user, no more."""
     files = backend.log_files(*request.key)
     if request.verb == "sizes":

@@ -38,7 +38,19 @@ from trainmaster.errors import BackendError, InputError, NotFound
 from trainmaster.live.backends.accepting import LOG_LIMIT, Key, remove
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
 from trainmaster.live.backends.slurm import SlurmBackend
-from trainmaster.live.backends.slurm_agent import FAULTS, HELLO, LINE_BYTES, MESSAGE, PAUSE_S, REQUEST, Hello, Reply, Request, Word
+from trainmaster.live.backends.slurm_agent import (
+    FAULTS,
+    HELLO,
+    LINE_BYTES,
+    MESSAGE,
+    PAUSE_S,
+    REQUEST,
+    Hello,
+    Reply,
+    Request,
+    Word,
+    folder_of,
+)
 from trainmaster.live.backends.slurm_user_logs import UserLogs
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.said import METRICS
@@ -172,6 +184,21 @@ class SlurmAsUsers:
         except InputError as error:
             raise NotFound(f"job {job} has no log: {error}") from None
         return UserLogs(partial(self._answer, self._agent(user), job, attempt))
+
+    def ask(self, user: str, within_s: float, **about: Any) -> Reply:
+        """A question about no attempt; InputError: it cannot be asked of that user."""
+        self._check_account(user)
+        agent = self._agent(user)
+        question = agent.question(Request(id=next(self._numbers), **about))
+        try:
+            return question.result(within_s)
+        except TimeoutError:
+            question.cancel()
+            raise BackendError(agent.silent(within_s)) from None
+
+    def folder_of(self, user: str) -> str:
+        self._check_account(user)
+        return folder_of(user, self._site)
 
     async def _answer(self, agent: Agent, job: int, attempt: int, verb: Literal["sizes", "tail", "read"], **about: Any) -> Reply:
         question = agent.question(Request(id=next(self._numbers), verb=verb, key=(job, attempt), **about))
