@@ -51,12 +51,12 @@ class Site:
             groups = ["--groups", self.group] if user in (self.ada, self.eve) else []
             subprocess.run(["useradd", "--user-group", *groups, *home, user], check=True, capture_output=True)
         paths = [str(SOURCE), sysconfig.get_path("purelib")]
-        python = self._python(paths)
+        self.python = self._python(paths)
         for program, module, call in (
             (self.program, "trainmaster.live.backends.slurm_agent", "main()"),
             (self.command, "trainmaster.cli.main", "sys.exit(main(sys.argv[1:]))"),
         ):
-            program.write_text(PROGRAM.format(python=python, paths=paths, module=module, call=call))
+            program.write_text(PROGRAM.format(python=self.python, paths=paths, module=module, call=call))
             program.chmod(0o755)
         draft = self.folder / "rule"
         draft.write_text(f'{self.controller} ALL=(%{self.group}) NOPASSWD: {self.program} ""\n')

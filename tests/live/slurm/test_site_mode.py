@@ -403,3 +403,21 @@ def test_a_copy_lies_where_its_user_keeps_copies_or_is_none(tmp_path: Path, plac
     with pytest.raises(BackendError, match="cannot be understood"):
         KeptByUsers(backend).copy("/work", name, "eve")
     backend._agents["eve"].leave()
+
+
+def test_of_what_a_users_process_says_a_shell_holds_a_number_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    word = {"seen": [], "entrances": [[2, 1, 77], [1, 1, 88], [3, 1, -4]]}
+    backend = site_of(tmp_path, liar(tmp_path, json.dumps(asdict(Word())), json.dumps(word)))
+    monkeypatch.setattr(backend, "folder_of", lambda user: f"/home/{user}/.trainmaster/site-0")
+    monkeypatch.setattr(backend._nodes, "slurm_name", lambda node: node)
+    backend._agents["eve"].look_after((2, 1))
+    wait_until(lambda: backend._agents["eve"].entrance((2, 1)) is not None)
+    argv = list(backend.shell(2, 1))
+    assert "--jobid=77" in argv and argv[-1].startswith("/home/eve/.trainmaster/site-0/jobs/2/1/")
+    for job in (1, 3):
+        with pytest.raises(BackendError, match="nothing to enter"):
+            backend.shell(job, 1)
+    for about in (["x", 1, 7], [2, 1, "--uid=0"]):
+        with pytest.raises(ValueError):
+            slurm_users.WORD.validate_json(json.dumps({"entrances": [about]}))
+    backend._agents["eve"].leave()

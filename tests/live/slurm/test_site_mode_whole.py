@@ -7,10 +7,12 @@ Once inside this process, which is root's and does with a wrapped sudo; once (sl
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -109,7 +111,8 @@ class Apart(Inside):
 
 
 @pytest.fixture(params=[Inside, pytest.param(Apart, marks=pytest.mark.slow)])
-def whole(request: pytest.FixtureRequest, site: Site) -> Iterator[Inside]:
+def whole(request: pytest.FixtureRequest, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inside]:
+    monkeypatch.setattr(sys, "executable", site.python)  # with which a shell is entered
     made: Inside = request.param(site)
     made.begin()
     try:
@@ -117,7 +120,8 @@ def whole(request: pytest.FixtureRequest, site: Site) -> Iterator[Inside]:
         yield made
     finally:
         made.end()
-        subprocess.run(["rm", "-rf", made.state], check=True)
+        homes = [site.folder / user for user in (site.ada, site.eve)]
+        subprocess.run(["rm", "-rf", made.state, *(home / name for home in homes for name in (".trainmaster", "work"))], check=True)
 
 
 def wait_until(reached: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
@@ -173,6 +177,14 @@ def test_two_users_have_jobs_at_one_controller_and_each_sees_and_touches_own_one
         assert [whole.page(ada, f"/jobs/{job}/log")[0] for job in (first, second)] == [200, 404]
         assert 'id="log"' in whole.page(eve, f"/jobs/{second}")[1]
         assert whole.page(ada, f"/jobs/{first}/log") == (200, f"{ada}\n{site.folder / ada}\n")
+
+        says = f"id -un; echo $SLURM_JOB_ID; cd {site.folder}; touch {ada}/here || echo kept out"
+        inside = subprocess.run(whole.argv(eve, "shell", second), input=says, capture_output=True, text=True, timeout=PATIENCE_S)
+        assert inside.stdout.split("\n")[:3] == [eve, second, "kept out"], inside.stderr
+        argv = json.loads(whole(eve, "shell", second, "--json"))["argv"]
+        entering = subprocess.run(argv[argv.index(site.python) :], capture_output=True, text=True, input=says)  # as root
+        assert (entering.returncode, entering.stdout) == (1, "")
+        assert "only the job's own user can enter it" in entering.stderr
 
         whole.crash()
         whole.begin()

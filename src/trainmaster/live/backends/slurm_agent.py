@@ -96,6 +96,7 @@ class Word:
     answers: tuple[tuple[int, str], ...] = ()  # (id of a request, what went wrong: nothing, mostly)
     seen: tuple[Observation, ...] | None = None
     placed: tuple[tuple[int, int, str], ...] = ()  # (job, attempt, node): what Slurm has given them by now
+    entrances: tuple[tuple[int, int, int], ...] = ()  # (job, attempt, id of the Slurm job of the first node): of those that run
     trouble: str = ""
     replies: tuple[Reply, ...] = ()
 
@@ -150,7 +151,8 @@ def main() -> None:
                 answered = tuple(answers.popleft() for _ in range(len(answers)))  # first: what is seen is no older
                 placed = tuple((*key, node) for key, node, _ in backend.placed())
                 seen = tuple(replace(one, message=one.message[:MESSAGE]) for one in backend.observe())
-                say(Word(answers=answered, seen=seen, placed=placed, replies=replies))
+                entrances = tuple((*key, id) for key, id in backend.entrances())
+                say(Word(answers=answered, seen=seen, placed=placed, entrances=entrances, replies=replies))
             elif replies:
                 say(Word(replies=replies))
             over.wait(PAUSE_S)

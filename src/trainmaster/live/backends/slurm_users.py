@@ -51,8 +51,10 @@ from trainmaster.live.backends.slurm_agent import (
     Word,
     folder_of,
 )
+from trainmaster.live.backends.slurm_commands import step_into
 from trainmaster.live.backends.slurm_user_logs import UserLogs
 from trainmaster.live.node import folder as files
+from trainmaster.live.node import gang, lookalikes
 from trainmaster.live.node.said import METRICS
 
 FIRST_UID = 1_000  # accounts below are the system's
@@ -208,7 +210,15 @@ class SlurmAsUsers:
             raise BackendError(agent.silent(ANSWER_S)) from None
 
     def shell(self, job: int, attempt: int) -> Sequence[str]:
-        raise BackendError("site mode: the controller enters no user's job; as yourself: srun --jobid=ID --overlap --pty sh (squeue --me)")
+        """To be run by the job's user. Of what the user's process says, it holds a number alone: somebody else may run it, too."""
+        with self._lock:
+            mark = self._marks.get((job, attempt))
+            id = None if mark is None else self._agent(mark.user).entrance((job, attempt))
+            if mark is None or id is None:
+                raise BackendError(f"attempt {attempt} of job {job} does not run: there is nothing to enter")
+            node = self._nodes.slurm_name(next(iter(mark.gpus)))
+            folder = files.attempt_folder(self.folder_of(mark.user), job, attempt)
+        return step_into(id, node, [*lookalikes.python("enter_own"), gang.own_folder(folder, 0)])
 
     def report(self) -> dict[str, Any]:
         with self._lock:
@@ -297,6 +307,7 @@ class Agent:
         self._questions: dict[int, Question] = {}
         self._seen: dict[Key, Observation] | None = None  # None: this process has said nothing yet
         self._placed: dict[Key, list[str]] = {}
+        self._entrances: dict[Key, int] = {}
         self._leaving = self._idle = False
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
@@ -353,6 +364,10 @@ class Agent:
     def placed(self, key: Key) -> list[str]:
         with self._work:
             return self._placed.get(key, [])
+
+    def entrance(self, key: Key) -> int | None:
+        with self._work:
+            return None if self._seen is None else self._entrances.get(key)
 
     def leave(self) -> None:
         """The process goes at the end of its input. It is another user's: it cannot be made to."""
@@ -458,6 +473,7 @@ class Agent:
                 self._placed = {}
                 for job, attempt, node in word.placed:
                     self._placed.setdefault((job, attempt), []).append(node)
+                self._entrances = {(job, attempt): id for job, attempt, id in word.entrances if 0 < id < MOST}
             elif word.trouble:
                 self.trouble = word.trouble[:300]
             settled = [(one.reply, reply) for reply in word.replies if (one := self._questions.pop(reply.id, None)) is not None]
