@@ -140,6 +140,8 @@ def test_a_log_that_its_job_makes_a_link_to_what_its_user_may_not_read_shows_not
     logs = cluster.backend.logs(attempt.job, 1, site.eve)
     assert whole(logs) == b"written\n"
     folder = site.folder / site.eve / ".trainmaster" / f"site-{cluster.backend._site}" / "jobs" / str(attempt.job) / "1"
+    (folder / "no text \udcff.log").touch()
+    assert asyncio.run(logs.sizes()) == {"0": 8, "system": asyncio.run(logs.sizes())["system"]}
     (folder / "0.log").unlink()
     (folder / "0.log").symlink_to(secret)
     with pytest.raises(NotFound, match="Permission denied"):

@@ -111,12 +111,12 @@ def folder_of(user: str, site: str) -> str:
 
 def main() -> None:
     """`trainmaster-as-user`, which takes no arguments: the one program that a site lets the controller run as its users."""
-    words = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    words = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")  # names of files need not be text
     os.dup2(2, 1)  # whatever else prints
     changed, due, over = threading.Event(), threading.Event(), threading.Event()
 
     def say(word: Word) -> None:
-        words.write(f"{json.dumps(asdict(word))}\n")  # in which NaN may stand: a job's own figures
+        words.write(f"{json.dumps(asdict(word), ensure_ascii=False)}\n")  # in which NaN may stand: a job's own figures
         words.flush()
 
     def seen_anew() -> None:
