@@ -30,6 +30,7 @@ from trainmaster.live.control import (
     Scenario,
     WhyAnswer,
 )
+from trainmaster.live.logs import LogsHere
 from trainmaster.live.spec import JobSpec
 from trainmaster.live.states import State
 
@@ -40,7 +41,7 @@ POLICIES = ("fifo", "easy-backfill", "las", "tiresias-las")
 
 class FakeControl:
     def __init__(self, logs: Path, *, nodes: int = 2, gpus: int = 4, now_s: float = 1_800_000_000.0) -> None:
-        self.logs, self.now_s, self.since_s = logs, now_s, now_s
+        self.folder, self.now_s, self.since_s = logs, now_s, now_s
         self.slots = {f"node-{number}": gpus for number in range(1, nodes + 1)}
         self.drained: dict[str, str] = {}
         self.specs: dict[int, JobSpec] = {}
@@ -86,7 +87,7 @@ class FakeControl:
             self._event(job, State.PENDING, "preempted", None)
 
     def log(self, job: int, text: bytes, *, rank: str = "0", attempt: int | None = None) -> None:
-        folder = self.logs / str(job) / str(attempt or self.records[job].attempts)
+        folder = self.folder / str(job) / str(attempt or self.records[job].attempts)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"rank-{rank}.log").open("ab") as file:
             file.write(text)
@@ -271,8 +272,11 @@ class FakeControl:
         runs = [{"label": asked.label, "policy": asked.policy or self.running_policy.name, "avg_jct_s": 60.0} for asked in columns]
         return {"runs": runs, "conclusion": "nothing changes"}
 
+    def logs(self, job: int, attempt: int | None = None) -> LogsHere:
+        return LogsHere(self.log_files(job, attempt))
+
     def log_files(self, job: int, attempt: int | None = None) -> dict[str, Path]:
-        folder = self.logs / str(job) / str(attempt or self._record(job).attempts)
+        folder = self.folder / str(job) / str(attempt or self._record(job).attempts)
         return {path.stem.removeprefix("rank-"): path for path in sorted(folder.glob("rank-*.log"))}
 
     def shell(self, job: int) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from trainmaster.cluster.cluster import Node
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
+from trainmaster.live.logs import LogsHere
 
 
 @dataclass
@@ -98,8 +99,8 @@ class Machine:
         assert process is None or process.ended is not None, f"job {job} was forgotten while it runs"
         self.processes.pop((job, attempt), None)
 
-    def log_files(self, job: int, attempt: int) -> dict[str, Path]:
-        return {"0": Path(f"/dev/null/{job}/{attempt}")}
+    def logs(self, job: int, attempt: int, user: str) -> LogsHere:
+        return LogsHere({"0": Path(f"/dev/null/{job}/{attempt}")})
 
     def shell(self, job: int, attempt: int) -> Sequence[str]:
         return ["true"]

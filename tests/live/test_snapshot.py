@@ -9,10 +9,10 @@ import pytest
 
 from live.test_controller import site, spec
 from trainmaster.errors import InputError
-from trainmaster.live.node import snapshot as snapshots
+from trainmaster.live.node import snapshot as bounds
 from trainmaster.live.node.snapshot import snapshot
 from trainmaster.live.plane import Plane
-from trainmaster.live.snapshots import Snapshots
+from trainmaster.live.snapshots import KeptHere, Snapshots
 
 __all__ = ["site"]
 
@@ -69,7 +69,7 @@ def test_a_link_that_leads_out_is_refused_and_nothing_stays(repository: Path, tm
 def test_a_snapshot_has_a_bound(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, said: str
 ) -> None:
-    monkeypatch.setattr(snapshots, limit, value)
+    monkeypatch.setattr(bounds, limit, value)
     with pytest.raises(InputError, match=said):
         snapshot(repository, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
@@ -81,13 +81,14 @@ def test_a_folder_that_is_no_repository_says_so(tmp_path: Path) -> None:
 
 
 def test_a_copy_goes_when_the_last_of_its_jobs_has_ended_so_long_ago(site, repository: Path, tmp_path: Path) -> None:
-    s, kept = site(1), Snapshots(tmp_path / "snapshots")
-    plane = Plane(s.controller, snapshots=kept)
+    s, kept = site(1), KeptHere(tmp_path / "snapshots")
+    snapshots = Snapshots(kept)
+    plane = Plane(s.controller, snapshots=snapshots)
     answer = plane.submit([spec(10, snapshot=str(repository)), spec(20, snapshot=str(repository))], "ada")
     while not answer.done():
         s.turn()
         time.sleep(0.01)
-    orphan = kept.of([spec(1, snapshot=str(repository))])[1][0]  # of a request that was refused, say
+    orphan = snapshots.of([spec(1, snapshot=str(repository))], "ada")[1][0]  # of a request that was refused, say
     now_s, week_s = time.time(), 7 * 86_400.0
 
     s.until(15)
@@ -96,6 +97,6 @@ def test_a_copy_goes_when_the_last_of_its_jobs_has_ended_so_long_ago(site, repos
     copies = {Path(copy.place).relative_to(kept.folder).parts[0] for copy in s.controller.store.copies()}
     ended_s = max(copy.last_s for copy in s.controller.store.copies())
     assert kept.sweep(s.controller.store.copies(), ended_s + week_s - 1, week_s) == []
-    assert {copy.name for copy in kept.sweep(s.controller.store.copies(), ended_s + week_s, week_s)} == copies
+    assert set(kept.sweep(s.controller.store.copies(), ended_s + week_s, week_s)) == copies
     assert kept.sweep(s.controller.store.copies(), now_s + 2 * 3_600, week_s) == [orphan]
     assert list(kept.folder.iterdir()) == []

@@ -14,7 +14,8 @@ GROUP = "look at them"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.description = "On the machine of the controller: the job's folder, environment and GPUs. The shell ends with the job."
+    parser.description = """On the machine of the controller, or of Slurm's where it runs the jobs: the job's folder, environment and GPUs.
+The shell ends with the job."""
     parser.add_argument("job", help="id or name")
     add_common(parser)
 

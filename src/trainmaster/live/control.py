@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
+from trainmaster.live.logs import Logs
 from trainmaster.live.spec import JobSpec
 from trainmaster.live.states import State
 
@@ -233,7 +233,9 @@ class ControlPlane(Protocol):
     def whatif(self, scenarios: Sequence[Scenario]) -> dict[str, Any]:
         """Run in a process of its own: {"runs": [...as simulate --json...], "conclusion": ...}"""
 
-    def log_files(self, job: int, attempt: int | None = None) -> dict[str, Path]: ...
+    def logs(self, job: int, attempt: int | None = None) -> Logs:
+        """Of its newest attempt, unless another is named."""
+
     def shell(self, job: int) -> list[str]: ...
     def status(self) -> dict[str, Any]:
         """One look: version, since_s, policy, backend report, GPUs in all / used, jobs by state, alerts."""

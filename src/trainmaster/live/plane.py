@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 from trainmaster import __version__
@@ -28,6 +27,7 @@ from trainmaster.live.controller import Controller
 from trainmaster.live.feasible import Feasibility
 from trainmaster.live.forecast import Forecaster
 from trainmaster.live.jobs import LiveJob
+from trainmaster.live.logs import Logs
 from trainmaster.live.policies import chosen, parameters
 from trainmaster.live.snapshots import Snapshots
 from trainmaster.live.spec import JobSpec
@@ -56,11 +56,11 @@ class Plane:
         """The same for jobs that run in a copy of a repository: made first, and gone again if they are refused."""
         if key is not None and (known := self.controller.store.ids_of_key(actor, key)) is not None:
             return known
-        copied, made = snapshots.of(specs)
+        copied, made = snapshots.of(specs, actor)
         try:
             ids: list[int] = self.controller.ask(lambda c, changes: verbs.submit(c, changes, copied, actor, key)).result()
         except BaseException:
-            snapshots.drop(made)
+            snapshots.keeper.drop(made, actor)
             raise
         return ids
 
@@ -177,12 +177,12 @@ class Plane:
     def whatif(self, scenarios: Sequence[Scenario]) -> dict[str, Any]:
         return self.forecaster.compare(scenarios)
 
-    def log_files(self, job: int, attempt: int | None = None) -> dict[str, Path]:
+    def logs(self, job: int, attempt: int | None = None) -> Logs:
         record = self.job(job)
         number = record.attempts if attempt is None else attempt
         if not 1 <= number <= record.attempts:
             raise NotFound(f"job {job} has no attempt {number}" if record.attempts else f"job {job} has not started: it has no log yet")
-        return self.controller.backend.log_files(job, number)
+        return self.controller.backend.logs(job, number, record.user)
 
     def shell(self, job: int) -> list[str]:
         live = self.controller.jobs.get(job)

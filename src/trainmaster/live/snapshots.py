@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 from uuid import uuid4
 
 from trainmaster.errors import TrainmasterError
@@ -22,36 +23,35 @@ UNUSED_S = 3_600.0  # a copy so old that no job runs in was made for a request t
 log = logging.getLogger(__name__)
 
 
-class Snapshots:
-    """`folder` is where the copies are kept, one a request and folder."""
+class Keeper(Protocol):
+    """Where the copies are kept, one a request and folder, each under a name of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def copy(self, source: str, name: str, user: str) -> str:
+        """The place in it that `source` is a copy of. InputError says what is in the way; then there is none."""
+
+    def drop(self, names: Sequence[str], user: str) -> None: ...
+
+    def sweep(self, used: Sequence[Copy], now_s: float, retention_s: float) -> list[str]:
+        """Drop the copies whose last job ended so long ago, and those that no job was ever taken in with; the names of the dropped."""
+
+
+class Snapshots:
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
         self.pool = ThreadPoolExecutor(AT_ONCE, "snapshot")  # git and a disk take their time: no request waits for another's
 
-    def of(self, specs: Sequence[JobSpec]) -> tuple[list[JobSpec], list[Path]]:
-        """The specs with their copies in place of the folders to be copied; the copies. All or none: InputError says what is in the way."""
+    def of(self, specs: Sequence[JobSpec], user: str) -> tuple[list[JobSpec], list[str]]:
+        """The specs with their copies in place of the folders to be copied; the copies' names. All or none, as InputError says."""
         places: dict[str, str] = {}
-        made: list[Path] = []
+        made: list[str] = []
         try:
             for source in dict.fromkeys(spec.snapshot for spec in specs if spec.snapshot is not None):
-                made.append(self.folder / uuid4().hex)
-                places[source] = str(snapshot(Path(source), made[-1]))
+                made.append(uuid4().hex)
+                places[source] = self.keeper.copy(source, made[-1], user)
         except BaseException:
-            self.drop(made)
+            self.keeper.drop(made, user)
             raise
         return [spec if spec.snapshot is None else spec.model_copy(update={"snapshot": places[spec.snapshot]}) for spec in specs], made
-
-    def sweep(self, used: Sequence[Copy], now_s: float, retention_s: float) -> list[Path]:
-        """Drop the copies whose last job ended so long ago, and those that no job was ever taken in with."""
-        dropped = []
-        for copy in self.folder.iterdir() if self.folder.is_dir() else ():
-            of_it = [each for each in used if copy == Path(each.place) or copy in Path(each.place).parents]
-            ended_s = max((each.last_s for each in of_it), default=copy.stat().st_mtime + UNUSED_S - retention_s)
-            if not any(each.active for each in of_it) and ended_s + retention_s <= now_s:
-                dropped.append(copy)
-        self.drop(dropped)
-        return dropped
 
     def keep_swept(
         self, used: Callable[[], Sequence[Copy]], now: Callable[[], float], retention_s: Callable[[], float]
@@ -62,13 +62,36 @@ class Snapshots:
         def sweep() -> None:
             while not stop.wait(SWEEP_S):
                 try:
-                    self.sweep(used(), now(), retention_s())
+                    self.keeper.sweep(used(), now(), retention_s())
                 except (TrainmasterError, OSError) as problem:  # the store or the disk is away: later, then
                     log.warning("snapshots are not swept: %s", problem)
 
         threading.Thread(target=sweep, name="snapshots", daemon=True).start()
         return stop.set
 
-    def drop(self, made: Sequence[Path]) -> None:
-        for copy in made:
-            shutil.rmtree(copy, ignore_errors=True)
+
+class KeptHere:
+    """By this process, in a folder of its account's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def copy(self, source: str, name: str, user: str) -> str:
+        return str(snapshot(Path(source), self.folder / name))
+
+    def drop(self, names: Sequence[str], user: str) -> None:
+        self._remove(names)
+
+    def sweep(self, used: Sequence[Copy], now_s: float, retention_s: float) -> list[str]:
+        dropped = []
+        for copy in self.folder.iterdir() if self.folder.is_dir() else ():
+            of_it = [each for each in used if copy == Path(each.place) or copy in Path(each.place).parents]
+            ended_s = max((each.last_s for each in of_it), default=copy.stat().st_mtime + UNUSED_S - retention_s)
+            if not any(each.active for each in of_it) and ended_s + retention_s <= now_s:
+                dropped.append(copy.name)
+        self._remove(dropped)
+        return dropped
+
+    def _remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            shutil.rmtree(self.folder / name, ignore_errors=True)

@@ -24,7 +24,7 @@ from trainmaster.live.http.server import Server, Tls, announced, is_loopback
 from trainmaster.live.plane import Plane
 from trainmaster.live.policies import chosen
 from trainmaster.live.settings import Settings, differences, reread
-from trainmaster.live.snapshots import Snapshots
+from trainmaster.live.snapshots import Keeper, KeptHere, Snapshots
 from trainmaster.live.store import Store
 
 RELOADED = ("queues", "node_queues", "rules")  # what a running controller takes up; the rest asks for a new start
@@ -77,10 +77,8 @@ def begin(settings: Settings, stack: ExitStack) -> tuple[Controller, Server, str
         current[0] = fresh
         return lines
 
-    snapshots = None
-    if settings.as_user is None:  # a copy would be read and owned by this account, not by the job's
-        snapshots = Snapshots((settings.shared or settings.state).absolute() / "snapshots")
-        stack.callback(snapshots.keep_swept(store.copies, clock, lambda: controller.rules.snapshot_retention_s))
+    snapshots = Snapshots(keeper_of(settings, backend))
+    stack.callback(snapshots.keep_swept(store.copies, clock, lambda: controller.rules.snapshot_retention_s))
     plane = Plane(controller, reload=reload if settings.config is not None else None, snapshots=snapshots)
     auth = Authenticator(store, clock)
     loopback = is_loopback(settings.host)
@@ -105,6 +103,16 @@ def backend_of(settings: Settings) -> Backend:
     if settings.as_user is not None and settings.backend != "slurm":
         raise InputError("--as-user goes with --backend slurm: the others run every job as the user who started them")
     return {"local": _local, "slurm": _slurm, "ray": _ray}[settings.backend](settings)
+
+
+def keeper_of(settings: Settings, backend: Backend) -> Keeper:
+    if settings.as_user is None:
+        return KeptHere((settings.shared or settings.state).absolute() / "snapshots")
+    from trainmaster.live.backends.slurm_user_copies import KeptByUsers
+    from trainmaster.live.backends.slurm_users import SlurmAsUsers
+
+    assert isinstance(backend, SlurmAsUsers), "--as-user goes with no other"
+    return KeptByUsers(backend)
 
 
 def _local(settings: Settings) -> Backend:

@@ -18,7 +18,7 @@ import pytest
 
 from trainmaster.live.backends.base import Attempt, NodeShare, Seen
 from trainmaster.live.backends.local import LocalBackend
-from trainmaster.live.http.logs import open_log, read
+from trainmaster.live.logs import open_log, read
 from trainmaster.live.node import cgroups, limits, linux
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.log_bound import Bound

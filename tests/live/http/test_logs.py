@@ -77,7 +77,7 @@ def test_a_rank_that_there_is_not_is_told_which_there_are(running):
 @pytest.mark.parametrize("rank", ["../../1/1/rank-0", "..%2f..%2fsecret", "/etc/passwd", "%00", ".", "..", "0/../0", "0%0a"])
 def test_path_tricks_go_nowhere(running, rank):
     running.control.log(1, b"x")
-    (running.control.logs / "secret").write_text("secret")
+    (running.control.folder / "secret").write_text("secret")
 
     assert logs(running, f"rank={rank}").status_code in (404, 422)
 

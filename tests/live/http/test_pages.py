@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from live.http.fakes import Served
+from trainmaster.errors import BackendError, NotFound
 from trainmaster.live.http.auth import digest
 from trainmaster.live.http.settings import Settings
 from trainmaster.live.states import State
@@ -87,6 +88,32 @@ def test_the_log_of_the_page_is_that_of_the_job(served):
 
     assert (answer.content, answer.headers["content-type"]) == (b"<b>loss</b> 0.3\n", "text/plain; charset=utf-8")
     assert served.browser("bob").get("/jobs/1/log?rank=0").status_code == 404
+
+
+def test_the_page_of_a_job_says_why_its_log_cannot_be_shown(served, monkeypatch):
+    served.submit("ana")
+    served.control.run(1)
+
+    def away(job, attempt=None):
+        raise BackendError("the process of ana has given no answer for 10 s")
+
+    monkeypatch.setattr(served.control, "logs", away)
+    answer = served.browser("ana").get("/jobs/1")
+
+    assert answer.status_code == 200
+    assert "the process of ana has given no answer" in answer.text
+    assert 'id="log"' not in answer.text
+
+
+def test_the_page_of_a_job_that_has_not_started_asks_for_no_log(served, monkeypatch):
+    served.submit("ana")
+
+    def none(job, attempt=None):
+        raise NotFound(f"job {job} has not started: it has no log yet")
+
+    monkeypatch.setattr(served.control, "logs", none)
+
+    assert served.browser("ana").get("/jobs/1").status_code == 200
 
 
 def test_a_user_sees_the_pages_of_own_jobs_alone(served):

@@ -1,7 +1,9 @@
 """The Slurm backend under the harness of the behaviour tests, and the cluster under it."""
 
 import getpass
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import pytest
 
 from live.backends.harness import Harness
+from live.slurm.accounts import Site
+from live.slurm.cluster import why_not
 from trainmaster.live.backends.slurm import SlurmBackend
 
 SOMEONE, NOT_OURS = "someone", "tm-00000000-1.1.0-job"  # names of jobs that a test submits by itself
@@ -59,3 +63,21 @@ def mend(slurm: Any) -> None:
         return set(states) == set(slurm.names) and set(states.values()) <= {"idle", "mixed", "allocated", "completing"}
 
     assert slurm.wait(whole, 40), slurm.run("sinfo", "-N", "-o", "%N %T %E", fails=True)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """Of site mode."""
+    absent = [name for name in ("sudo", "visudo", "useradd") if shutil.which(name) is None]
+    if reason := f"{', '.join(absent)} not installed" if absent else why_not():
+        pytest.skip(reason)
+    before, made = os.environ.get("SLURM_CONF"), Site()
+    try:
+        made.begin()
+        yield made
+    finally:
+        made.end()
+        if before is None:
+            os.environ.pop("SLURM_CONF", None)
+        else:
+            os.environ["SLURM_CONF"] = before

@@ -1,22 +1,16 @@
-"""Site mode on a real Slurm: two temporary accounts, a third that may become either by one rule of sudo, and what none of them may do.
-
-Needs root, sudo and Slurm, and an interpreter that other accounts may run; leaves no account and no rule behind.
-"""
+"""Site mode on a real Slurm: two temporary accounts, a third that may become either by one rule of sudo, and what none of them may do."""
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import json
 import os
 import pwd
-import secrets
-import shutil
 import socket
 import subprocess
-import sys
-import sysconfig
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,14 +18,16 @@ from typing import Any
 import pytest
 
 from live.backends.harness import PATIENCE_S, Harness
-from live.scripts import script
-from live.slurm.cluster import why_not
-from trainmaster.errors import InputError
+from live.slurm.accounts import Site
+from trainmaster.errors import BackendError, InputError, NotFound, TrainmasterError
 from trainmaster.live.backends import slurm_users
 from trainmaster.live.backends.base import Attempt, NodeShare, Observation, Seen
-from trainmaster.live.backends.slurm_agent import Hello, Request, Word
+from trainmaster.live.backends.slurm_agent import MESSAGE, Hello, Reply, Request, Word, answer
+from trainmaster.live.backends.slurm_user_copies import KeptByUsers
 from trainmaster.live.backends.slurm_users import Agent, Mark, SlurmAsUsers
 from trainmaster.live.controller import Controller
+from trainmaster.live.http.logs import once
+from trainmaster.live.logs import CHUNK, Logs
 from trainmaster.live.plane import Plane
 from trainmaster.live.rules import Rules
 from trainmaster.live.settings import settings_of
@@ -40,89 +36,6 @@ from trainmaster.live.states import State
 from trainmaster.live.store import Store
 from trainmaster.live.up import backend_of
 from trainmaster.policies.registry import find_policy
-
-SOURCE = Path(__file__).parents[3] / "src"
-PROGRAM = """#!{python} -I
-import sys
-sys.path[:0] = {paths!r}
-from trainmaster.live.backends.slurm_agent import main
-main()
-"""
-AS_CONTROLLER = """#!/bin/sh
-exec setpriv --reuid={user} --regid={user} --init-groups {sudo} "$@"
-"""
-
-
-class Site:
-    """A Slurm of one node of four GPUs; accounts of a controller, of two users it may run as, and of one it may not."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="tm-site-"))  # others must pass it: pytest's own is root's alone
-        self.folder.chmod(0o755)
-        tag = secrets.token_hex(2)
-        self.ada, self.eve, self.other, self.controller = (f"tm{tag}{name}" for name in ("ada", "eve", "oth", "ctl"))
-        self.group = f"tm{tag}users"
-        self.rule = Path(f"/etc/sudoers.d/trainmaster-test-{tag}")
-        self.program = self.folder / "trainmaster-as-user"
-        self.cluster = script("slurm_cluster").SmallCluster(self.folder / "slurm", nodes=1, gpus=4, prefix=f"site{tag}x")
-        self.path = os.environ["PATH"]
-
-    def begin(self) -> None:
-        subprocess.run(["groupadd", self.group], check=True, capture_output=True)
-        for user in (self.ada, self.eve, self.other, self.controller):
-            home = ["--create-home", "--home-dir", str(self.folder / user), "--shell", "/bin/sh"]
-            groups = ["--groups", self.group] if user in (self.ada, self.eve) else []
-            subprocess.run(["useradd", "--user-group", *groups, *home, user], check=True, capture_output=True)
-        paths = [str(SOURCE), sysconfig.get_path("purelib")]
-        self.program.write_text(PROGRAM.format(python=self._python(paths), paths=paths))
-        self.program.chmod(0o755)
-        draft = self.folder / "rule"
-        draft.write_text(f'{self.controller} ALL=(%{self.group}) NOPASSWD: {self.program} ""\n')
-        subprocess.run(["visudo", "-c", "-q", "-f", str(draft)], check=True)
-        draft.chmod(0o440)
-        shutil.copy(draft, self.rule)
-        as_controller = self.folder / "bin" / "sudo"  # this process is root, which needs no rule
-        as_controller.parent.mkdir()
-        as_controller.write_text(AS_CONTROLLER.format(user=self.controller, sudo=shutil.which("sudo")))
-        as_controller.chmod(0o755)
-        self.cluster.start()
-        os.environ |= {"SLURM_CONF": str(self.cluster.conf), "PATH": f"{as_controller.parent}:{self.path}"}
-
-    def _python(self, paths: list[str]) -> str:
-        """One that other accounts may run, with what the source needs."""
-        code = f"import sys; sys.path[:0] = {paths!r}; import trainmaster.live.backends.slurm_agent"
-        for python in (sys.executable, "/usr/bin/python3"):
-            as_user = ["setpriv", f"--reuid={self.ada}", f"--regid={self.ada}", "--clear-groups", "env", python, "-I", "-c", code]
-            if not subprocess.run(as_user, capture_output=True, cwd="/").returncode:
-                return python
-        pytest.skip("no interpreter here that accounts other than root may run with this source and its packages")
-
-    def end(self) -> None:
-        self.rule.unlink(missing_ok=True)
-        if self.cluster.conf.exists():
-            self.cluster.stop()
-        for user in (self.ada, self.eve, self.other, self.controller):
-            subprocess.run(["userdel", "--force", user], capture_output=True)
-        subprocess.run(["groupdel", self.group], capture_output=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        os.environ["PATH"] = self.path
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    absent = [name for name in ("sudo", "visudo", "useradd") if shutil.which(name) is None]
-    if reason := f"{', '.join(absent)} not installed" if absent else why_not():
-        pytest.skip(reason)
-    before, made = os.environ.get("SLURM_CONF"), Site()
-    try:
-        made.begin()
-        yield made
-    finally:
-        made.end()
-        if before is None:
-            os.environ.pop("SLURM_CONF", None)
-        else:
-            os.environ["SLURM_CONF"] = before
 
 
 @pytest.fixture
@@ -196,6 +109,61 @@ def test_a_user_reaches_no_job_of_another(site: Site, cluster: Harness) -> None:
     assert cluster.running(attempt).seen is Seen.RUNNING
     (cluster.folder / "go2").touch()
     assert cluster.until(attempt).exit_code == 0
+
+
+def test_logs_are_read_as_their_user_while_a_job_runs_and_long_after(site: Site, cluster: Harness) -> None:
+    says = "seq 200000; until [ -e go3 ]; do sleep 0.1; done; echo over"
+    attempt = start(cluster, site, site.ada, "sh", "-c", says)
+    cluster.running(attempt)
+    written = "".join(f"{number}\n" for number in range(1, 200_001)).encode()
+    logs = cluster.backend.logs(attempt.job, 1, site.ada)
+    cluster.wait(lambda: asyncio.run(logs.sizes()).get("0", 0) == len(written) or None)
+    assert len(written) > 4 * CHUNK
+    assert whole(logs) == written
+    assert whole(logs, tail=2) == b"199999\n200000\n"
+    (cluster.folder / "go3").touch()
+    cluster.until(attempt)
+    cluster.backend.forget(attempt.job, 1)
+    cluster.crash()
+    later = cluster.backend.logs(attempt.job, 1, site.ada)
+    assert whole(later) == written + b"over\n"
+    assert whole(cluster.backend.logs(attempt.job, 1, site.eve)) == b""  # nobody's process reads but for its own user
+    assert asyncio.run(later.open("../1/0")) is None
+
+
+def test_a_log_that_its_job_makes_a_link_to_what_its_user_may_not_read_shows_nothing(site: Site, cluster: Harness) -> None:
+    secret = site.folder / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    attempt = start(cluster, site, site.eve, "sh", "-c", "echo written", output="out.txt")
+    cluster.until(attempt)
+    logs = cluster.backend.logs(attempt.job, 1, site.eve)
+    assert whole(logs) == b"written\n"
+    folder = site.folder / site.eve / ".trainmaster" / f"site-{cluster.backend._site}" / "jobs" / str(attempt.job) / "1"
+    (folder / "no text \udcff.log").touch()
+    assert asyncio.run(logs.sizes()) == {"0": 8, "system": asyncio.run(logs.sizes())["system"]}
+    (folder / "0.log").unlink()
+    (folder / "0.log").symlink_to(secret)
+    with pytest.raises(NotFound, match="Permission denied"):
+        whole(logs)
+    (folder / "0.log").unlink()
+    os.mkfifo(folder / "0.log")
+    assert whole(logs) == b""
+
+
+def whole(logs: Logs, tail: int | None = None) -> bytes:
+    """As `trainmaster logs` shows it; nothing, where there is no such log."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        log = await logs.open("0")
+        if log is not None:
+            async for chunk in once(log, 0 if tail is None else await log.tail_offset(tail)):
+                yield chunk
+
+    async def gathered() -> bytes:
+        return b"".join([chunk async for chunk in chunks()])
+
+    return asyncio.run(gathered())
 
 
 @pytest.mark.slow
@@ -314,4 +282,144 @@ def test_a_start_that_may_have_been_heard_is_not_called_refused(tmp_path: Path, 
     wait_until(lambda: (tmp_path / "twice").exists())
     wait_until(lambda: backend._agents["eve"].trouble != "")
     assert {one.job: one.seen for one in backend.observe()} == {1: Seen.UNKNOWN, 2: Seen.UNKNOWN}
+    backend._agents["eve"].leave()
+
+
+def answering(tmp_path: Path, **reply: Any) -> SlurmAsUsers:
+    """eve's process gives this answer to whatever it is asked."""
+    program = tmp_path / "answers"
+    said, replied = json.dumps(asdict(Word())), json.dumps({"replies": [{"id": 0, **reply}] * 2}).replace('"id": 0', '"id": \'"$id"\'')
+    each = f"id=${{asked#*:}}; id=${{id%%,*}}; echo '{replied}'"
+    program.write_text(f"#!/bin/sh\necho '{said}'\nread hello\nwhile read asked; do {each}; done\n")
+    program.chmod(0o755)
+    backend = site_of(tmp_path, [str(program)])
+    backend._check_account = lambda user: None  # type: ignore[method-assign]
+    return backend
+
+
+def test_what_a_users_process_answers_about_a_log_is_taken_as_it_is(tmp_path: Path) -> None:
+    backend = answering(tmp_path, sizes={"0": 3}, data=base64.b64encode(b"abc").decode(), next=3, size=3)
+    assert whole(backend.logs(2, 1, "eve")) == b"abc"
+    assert whole(backend.logs(2, 1, "eve")) == b"abc"  # it said all of it twice
+    assert backend._agents["eve"]._questions == {}
+    backend._agents["eve"].leave()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [{"data": "no base64!"}, {"data": base64.b64encode(b"x" * 100).decode(), "next": 100, "size": 1}, {"next": -1}, {"next": 1 << 80},
+     {"data": "eA==", "next": 0}, {"size": -5}, {"which": "x"}, {"fault": "bug", "error": "x"}, {"sizes": {"0": "many"}},
+     {"fault": "missing", "error": "x" * 100_000}],
+)  # fmt: skip
+def test_an_answer_about_a_log_that_makes_no_sense_is_an_error_of_one_line(tmp_path: Path, reply: dict[str, Any]) -> None:
+    backend = answering(tmp_path, **{"sizes": {"0": 1}, "size": 1, "next": 1, **reply})
+    with pytest.raises(TrainmasterError) as raised:
+        whole(backend.logs(2, 1, "eve"))
+    assert len(str(raised.value)) <= MESSAGE
+    backend._agents["eve"].leave()
+
+
+def test_a_users_process_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_users, "ANSWER_S", 0.3)
+    backend = site_of(tmp_path, liar(tmp_path, json.dumps(asdict(Word()))))
+    backend._check_account = lambda user: None  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match="the process of eve has given no answer"):
+        whole(backend.logs(2, 1, "eve"))
+    assert backend._agents["eve"]._questions == {}
+    backend._agents["eve"].leave()
+
+
+def test_who_may_not_be_asked_is_said_at_once(tmp_path: Path) -> None:
+    program = tmp_path / "sudo"
+    program.write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    program.chmod(0o755)
+    backend = site_of(tmp_path, [str(program)])
+    backend._check_account = lambda user: None  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match="nothing runs as eve: sudo: a password is required"):
+        whole(backend.logs(2, 1, "eve"))
+    backend._agents["eve"].leave()
+    with pytest.raises(NotFound, match="no Unix account"):
+        SlurmAsUsers(tmp_path / "state", program).logs(2, 1, "nobody-of-that-name")
+
+
+class FilesOf:
+    """What `answer` asks of a backend."""
+
+    def __init__(self, **files: Path) -> None:
+        self.files = files
+
+    def log_files(self, job: int, attempt: int) -> dict[str, Path]:
+        return self.files
+
+
+def test_a_users_process_reads_a_range_and_no_more_and_never_waits(tmp_path: Path) -> None:
+    log = tmp_path / "0.log"
+    log.write_bytes(b"0123456789" * 100_000)
+    backend: Any = FilesOf(zero=log, pipe=tmp_path / "pipe", link=tmp_path / "link", folder=tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(log)
+
+    def read(rank: str = "zero", **about: int) -> Reply:
+        return answer(backend, Request(id=1, verb="read", key=(1, 1), rank=rank, **about))
+
+    assert base64.b64decode(read(offset=4, most=3).data) == b"456"
+    assert len(base64.b64decode(read(most=1 << 40).data)) == CHUNK
+    assert (read(offset=1 << 50, most=9).data, read(offset=1 << 50, most=9).next) == ("", 1 << 50)
+    log.write_bytes(b"short")
+    assert (read(offset=500_000, most=9).data, read(most=9).size) == ("", 5)
+    for rank in ("pipe", "link", "folder", "zero/", "../0"):
+        with pytest.raises(NotFound):
+            read(rank)
+    assert answer(backend, Request(id=1, verb="sizes", key=(1, 1))).sizes["zero"] == 5
+
+
+def test_a_users_process_drops_copies_that_nobody_uses_before_it_makes_another(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path / "work"], check=True)
+    folder = tmp_path / "state" / "snapshots"
+    names = [f"{number:032x}" for number in range(4)]
+    for name in names[:3]:
+        (folder / name).mkdir(parents=True)
+    for name in names[:2]:
+        os.utime(folder / name, (0, 0))  # the third may be of a request that is being taken in
+    backend: Any = FilesOf()
+    backend.state = str(tmp_path / "state")
+    about = {"id": 1, "source": str(tmp_path / "work")}
+
+    placed = answer(backend, Request(verb="copy", names=(names[3], names[0]), sweep=True, **about)).place
+
+    assert placed == str(folder / names[3])
+    assert sorted(path.name for path in folder.iterdir()) == [names[0], names[2], names[3]]
+    for name in ("..", "x", f"../{names[0]}", ""):
+        for verb in ("copy", "drop"):
+            with pytest.raises(InputError):
+                answer(backend, Request(verb=verb, names=(name,), **about))
+    answer(backend, Request(verb="drop", names=(names[0], names[1]), **about))
+    assert sorted(path.name for path in folder.iterdir()) == names[2:]
+
+
+@pytest.mark.parametrize("place", ["", "/", "{copy}/../x", "{copy}x", "{copy}/../../..", "{copy}" + "/y" * 9_000])
+def test_a_copy_lies_where_its_user_keeps_copies_or_is_none(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "0" * 32
+    backend = answering(tmp_path, place=place.format(copy=f"/home/eve/.trainmaster/site-0/snapshots/{name}"))
+    monkeypatch.setattr(backend, "folder_of", lambda user: "/home/eve/.trainmaster/site-0")
+    with pytest.raises(BackendError, match="cannot be understood"):
+        KeptByUsers(backend).copy("/work", name, "eve")
+    backend._agents["eve"].leave()
+
+
+def test_of_what_a_users_process_says_a_shell_holds_a_number_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    word = {"seen": [], "entrances": [[2, 1, 77], [1, 1, 88], [3, 1, -4]]}
+    backend = site_of(tmp_path, liar(tmp_path, json.dumps(asdict(Word())), json.dumps(word)))
+    monkeypatch.setattr(backend, "folder_of", lambda user: f"/home/{user}/.trainmaster/site-0")
+    monkeypatch.setattr(backend._nodes, "slurm_name", lambda node: node)
+    backend._agents["eve"].look_after((2, 1))
+    wait_until(lambda: backend._agents["eve"].entrance((2, 1)) is not None)
+    argv = list(backend.shell(2, 1))
+    assert "--jobid=77" in argv and argv[-1].startswith("/home/eve/.trainmaster/site-0/jobs/2/1/")
+    for job in (1, 3):
+        with pytest.raises(BackendError, match="nothing to enter"):
+            backend.shell(job, 1)
+    for about in (["x", 1, 7], [2, 1, "--uid=0"]):
+        with pytest.raises(ValueError):
+            slurm_users.WORD.validate_json(json.dumps({"entrances": [about]}))
     backend._agents["eve"].leave()

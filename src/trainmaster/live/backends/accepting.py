@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from trainmaster.errors import BackendError, InputError
 from trainmaster.live.backends.base import Attempt, Observation, Seen
+from trainmaster.live.logs import LogsHere
 from trainmaster.live.node import folder as files
 
 LOG_LIMIT = 1 << 30  # bytes of a rank's log in each attempt
@@ -64,6 +65,9 @@ class Accepting(Generic[L]):
             live = self._live.pop(key)
             remove(self._mark(key))
             self._tidy(key, live)
+
+    def logs(self, job: int, attempt: int, user: str) -> LogsHere:
+        return LogsHere(self.log_files(job, attempt))
 
     def log_files(self, job: int, attempt: int) -> dict[str, Path]:
         folder = Path(files.attempt_folder(self.state, job, attempt))

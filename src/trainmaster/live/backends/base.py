@@ -15,10 +15,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from trainmaster.cluster.cluster import Node
+from trainmaster.live.logs import Logs
 from trainmaster.live.spec import JobSpec
 
 
@@ -129,8 +129,8 @@ class Backend(Protocol):
     def forget(self, job: int, attempt: int) -> None:
         """The controller has written down how it ended; logs stay, the rest may go."""
 
-    def log_files(self, job: int, attempt: int) -> dict[str, Path]:
-        """rank ("0", "1", ..., "system") -> file, of an attempt that exists or existed."""
+    def logs(self, job: int, attempt: int, user: str) -> Logs:
+        """Of an attempt at a job of this user's that exists or existed."""
 
     def shell(self, job: int, attempt: int) -> Sequence[str]:
         """argv of an interactive shell inside a running attempt."""

@@ -14,12 +14,12 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from trainmaster.cluster.cluster import Node
 from trainmaster.errors import BackendError, InvariantBroken
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
+from trainmaster.live.logs import LogsHere
 
 Key = tuple[int, int]
 GONE = frozenset({Seen.ENDED, Seen.LOST})
@@ -124,8 +124,8 @@ class SimulatedBackend:
             self.lags_s.append(self._clock() - (running.seen.ended_s or 0.0))
             del self._there[job, attempt], self._seen[job, attempt]
 
-    def log_files(self, job: int, attempt: int) -> dict[str, Path]:
-        return {}
+    def logs(self, job: int, attempt: int, user: str) -> LogsHere:
+        return LogsHere({})
 
     def shell(self, job: int, attempt: int) -> Sequence[str]:
         raise BackendError("simulated jobs have no processes: there is nothing to enter")

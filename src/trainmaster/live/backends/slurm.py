@@ -37,7 +37,7 @@ from trainmaster.live.backends import slurm_parsing as parsing
 from trainmaster.live.backends.accepting import LOG_LIMIT, Accepting, Key, remove, umask
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, NodeShare, Observation
 from trainmaster.live.backends.slurm_attempt import Launched, Part
-from trainmaster.live.backends.slurm_commands import Slurm, Submission
+from trainmaster.live.backends.slurm_commands import Slurm, Submission, step_into
 from trainmaster.live.node import folder as files
 from trainmaster.live.node import gang, lookalikes
 from trainmaster.live.node.plan import plan as plan_of
@@ -189,8 +189,21 @@ class SlurmBackend(Accepting[Launched]):
             if live is None or live.end is not None or live.started_s is None:
                 raise BackendError(f"attempt {attempt} of job {job} does not run: there is nothing to enter")
             first, id = live.nodes[0]["slurm_node"], live.begun[0]["slurm_job"]
-        step = [f"--jobid={id}", f"--nodelist={first}", "--nodes=1", "--ntasks=1", "--overlap", "--quiet", "--mpi=none", "--unbuffered"]
-        return ["srun", *step, *(["--pty"] if sys.stdin.isatty() else []), *lookalikes.python("enter"), gang.own_folder(live.folder, 0)]
+        return step_into(id, first, [*lookalikes.python("enter"), gang.own_folder(live.folder, 0)])
+
+    def entrances(self) -> Iterator[tuple[Key, int]]:
+        """Of attempts that run: the Slurm job of the first node."""
+        with self._lock:
+            for live in self._live.values():
+                if live.end is None and live.started_s is not None:
+                    yield live.key, int(live.begun[0]["slurm_job"])
+
+    def slurm_name(self, node: str) -> str:
+        """A node of two types is two here."""
+        with self._lock:
+            if node not in self._listed:
+                raise BackendError(f"Slurm has no node {node}")
+            return self._listed[node][0].name
 
     def report(self) -> dict[str, Any]:
         with self._lock:

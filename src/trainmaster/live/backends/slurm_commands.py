@@ -39,6 +39,15 @@ class Submission:
     argv: tuple[str, ...]  # of the supervisor, on each node
 
 
+AT_A_TERMINAL = 'test -t 0 && set -- --pty "$@"; exec srun "$@"'  # whether there is one, only who runs it knows
+
+
+def step_into(id: int, node: str, argv: Sequence[str]) -> list[str]:
+    """What somebody runs to run this inside a Slurm job, on one of its nodes."""
+    step = [f"--jobid={id}", f"--nodelist={node}", "--nodes=1", "--ntasks=1", "--overlap", "--quiet", "--mpi=none", "--unbuffered"]
+    return ["sh", "-c", AT_A_TERMINAL, "srun", *step, *argv]
+
+
 class Slurm:
     """`launch`: the script that Slurm is given, which becomes the command that follows it."""
 

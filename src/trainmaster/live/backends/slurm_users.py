@@ -12,6 +12,7 @@ what was given: who must be asked after a restart.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -24,25 +25,44 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from pydantic import TypeAdapter
 
-from trainmaster.errors import BackendError, InputError
+from trainmaster.errors import BackendError, InputError, NotFound
 from trainmaster.live.backends.accepting import LOG_LIMIT, Key, remove
 from trainmaster.live.backends.base import Attempt, Capabilities, NodeSeen, Observation, Seen
 from trainmaster.live.backends.slurm import SlurmBackend
-from trainmaster.live.backends.slurm_agent import HELLO, LINE_BYTES, MESSAGE, PAUSE_S, REQUEST, Hello, Request, Word
+from trainmaster.live.backends.slurm_agent import (
+    FAULTS,
+    HELLO,
+    LINE_BYTES,
+    MESSAGE,
+    PAUSE_S,
+    REQUEST,
+    Hello,
+    Reply,
+    Request,
+    Word,
+    folder_of,
+)
+from trainmaster.live.backends.slurm_commands import step_into
+from trainmaster.live.backends.slurm_user_logs import UserLogs
 from trainmaster.live.node import folder as files
+from trainmaster.live.node import gang, lookalikes
 from trainmaster.live.node.said import METRICS
 
 FIRST_UID = 1_000  # accounts below are the system's
 RETRY_S = 5.0  # before a user's process that has gone is started again
 IDLE_S = 60.0  # a process of whose user nothing is there goes after so long: each asks slurmctld once a second
 LEAVE_S = 5.0
+ANSWER_S = 10.0  # to a question, with the start of a process
+MOST_QUESTIONS = 256  # of one user's that are not answered
 SITE_FILE = "site.json"
 MOST = 1 << 62
 WORD = TypeAdapter(Word)
@@ -159,12 +179,46 @@ class SlurmAsUsers:
             self._marks.pop(key, None)
             remove(self._mark(key))
 
-    def log_files(self, job: int, attempt: int) -> dict[str, Path]:
-        """They are in the user's home, and the user's alone."""
-        return {}
+    def logs(self, job: int, attempt: int, user: str) -> UserLogs:
+        """They are in the user's home, and the user's alone: the user's process reads them."""
+        try:
+            self._check_account(user)
+        except InputError as error:
+            raise NotFound(f"job {job} has no log: {error}") from None
+        return UserLogs(partial(self._answer, self._agent(user), job, attempt))
+
+    def ask(self, user: str, within_s: float, **about: Any) -> Reply:
+        """A question about no attempt; InputError: it cannot be asked of that user."""
+        self._check_account(user)
+        agent = self._agent(user)
+        question = agent.question(Request(id=next(self._numbers), **about))
+        try:
+            return question.result(within_s)
+        except TimeoutError:
+            question.cancel()
+            raise BackendError(agent.silent(within_s)) from None
+
+    def folder_of(self, user: str) -> str:
+        self._check_account(user)
+        return folder_of(user, self._site)
+
+    async def _answer(self, agent: Agent, job: int, attempt: int, verb: Literal["sizes", "tail", "read"], **about: Any) -> Reply:
+        question = agent.question(Request(id=next(self._numbers), verb=verb, key=(job, attempt), **about))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(question), ANSWER_S)
+        except TimeoutError:
+            raise BackendError(agent.silent(ANSWER_S)) from None
 
     def shell(self, job: int, attempt: int) -> Sequence[str]:
-        raise BackendError("site mode: the controller enters no user's job; as yourself: srun --jobid=ID --overlap --pty sh (squeue --me)")
+        """To be run by the job's user. Of what the user's process says, it holds a number alone: somebody else may run it, too."""
+        with self._lock:
+            mark = self._marks.get((job, attempt))
+            id = None if mark is None else self._agent(mark.user).entrance((job, attempt))
+            if mark is None or id is None:
+                raise BackendError(f"attempt {attempt} of job {job} does not run: there is nothing to enter")
+            node = self._nodes.slurm_name(next(iter(mark.gpus)))
+            folder = files.attempt_folder(self.folder_of(mark.user), job, attempt)
+        return step_into(id, node, [*lookalikes.python("enter_own"), gang.own_folder(folder, 0)])
 
     def report(self) -> dict[str, Any]:
         with self._lock:
@@ -228,11 +282,18 @@ class _Nodes(SlurmBackend):
         return self._given()
 
 
+@dataclass(slots=True)
+class Question:
+    request: Request
+    reply: Future[Reply] = field(default_factory=Future)
+    sent: bool = False
+
+
 class Agent:
     """A user's process as the controller has it: started when there is something to ask, and again when it has gone.
 
-    A request is kept until it is answered, so that the next process hears it too: every verb may be repeated. What it says is a
-    user's word: bounded, and checked for its form.
+    A request is kept until it is answered, so that the next process hears it too: every verb may be repeated. A question is kept no
+    longer than who asks waits. What it says is a user's word: bounded, and checked for its form.
     """
 
     def __init__(self, user: str, argv: Sequence[str], hello: Hello, changed: Callable[[], None],
@@ -243,9 +304,11 @@ class Agent:
         self._keys: set[Key] = set()  # attempts that are not forgotten
         self._told: set[Key] = set()  # of these, those that some process of the user may know of
         self._pending: dict[int, Request] = {}
+        self._questions: dict[int, Question] = {}
         self._seen: dict[Key, Observation] | None = None  # None: this process has said nothing yet
         self._placed: dict[Key, list[str]] = {}
-        self._leaving = False
+        self._entrances: dict[Key, int] = {}
+        self._leaving = self._idle = False
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
 
@@ -258,6 +321,23 @@ class Agent:
             else:
                 self._keys.add(request.key)
             self._begin()
+
+    def question(self, request: Request) -> Future[Reply]:
+        """TrainmasterError: what the process says is in the way. Who waits no longer cancels it."""
+        with self._work:
+            if len(self._questions) >= MOST_QUESTIONS or self._leaving:
+                raise BackendError(f"{self._user}'s process has {len(self._questions)} questions to answer; try again later")
+            asked = self._questions[request.id] = Question(request)
+            asked.reply.add_done_callback(lambda _: self._no_longer(request.id))
+            self._begin()
+        return asked.reply
+
+    def _no_longer(self, id: int) -> None:
+        with self._work:
+            self._questions.pop(id, None)
+
+    def silent(self, for_s: float) -> str:
+        return f"the process of {self._user} has given no answer for {for_s:g} s" + (f": {self.trouble}" if self.trouble else "")
 
     def look_after(self, key: Key) -> None:
         """An attempt of a controller before this one: something is to be heard of it."""
@@ -284,6 +364,10 @@ class Agent:
     def placed(self, key: Key) -> list[str]:
         with self._work:
             return self._placed.get(key, [])
+
+    def entrance(self, key: Key) -> int | None:
+        with self._work:
+            return None if self._seen is None else self._entrances.get(key)
 
     def leave(self) -> None:
         """The process goes at the end of its input. It is another user's: it cannot be made to."""
@@ -316,6 +400,7 @@ class Agent:
                 greeted, why = False, f"{self._argv[0]}: {error.strerror}"
             unheard: set[Key] = set()
             with self._work:
+                lost = [one for one in self._questions.values() if one.sent or not greeted]
                 self._process, self._seen = None, None
                 self.trouble = why if self._wanted else ""
                 if not greeted:  # nobody has heard of what was to be started
@@ -324,13 +409,15 @@ class Agent:
                     self._keys -= unheard
             if unheard:
                 self._shut_out(sorted(unheard), f"nothing runs as {self._user}: {why} (docs/slurm.md)")
+            for one in lost:
+                _settle(one.reply, BackendError(f"nothing runs as {self._user}: {why} (docs/slurm.md)"))
             self._changed()
             with self._work:
-                self._work.wait_for(lambda: self._leaving, RETRY_S if self._wanted else 0.0)
+                self._work.wait_for(lambda: self._leaving, RETRY_S if self._wanted and not self._idle else 0.0)
 
     @property
     def _wanted(self) -> bool:
-        return bool(self._keys or self._pending)
+        return bool(self._keys or self._pending or self._questions)
 
     def _talk(self) -> tuple[bool, str]:
         """With one process, until it goes: whether it ever spoke, and what went wrong."""
@@ -340,7 +427,7 @@ class Agent:
         listener = threading.Thread(target=_keep_last, args=(process.stderr, last), daemon=True)
         listener.start()
         with self._work:
-            self._process = process
+            self._process, self._idle = process, False
         why, greeted = "", False
         writer: threading.Thread | None = None
         while line := process.stdout.readline(LINE_BYTES):
@@ -368,6 +455,10 @@ class Agent:
         listener.join(1.0)
         return greeted, why or next(iter(last), "its process has gone")
 
+    def _unsaid(self, sent: Set[int]) -> list[Request]:
+        questions = [one.request for one in self._questions.values() if not one.sent]
+        return [*(self._pending[id] for id in sorted(self._pending.keys() - sent)), *questions]
+
     def _hear(self, word: Word) -> None:
         with self._work:
             if word.answers or word.seen is not None:
@@ -382,9 +473,14 @@ class Agent:
                 self._placed = {}
                 for job, attempt, node in word.placed:
                     self._placed.setdefault((job, attempt), []).append(node)
+                self._entrances = {(job, attempt): id for job, attempt, id in word.entrances if 0 < id < MOST}
             elif word.trouble:
                 self.trouble = word.trouble[:300]
-        self._changed()
+            settled = [(one.reply, reply) for reply in word.replies if (one := self._questions.pop(reply.id, None)) is not None]
+        for asked, reply in settled:
+            _settle(asked, FAULTS[reply.fault](reply.error[:MESSAGE]) if reply.fault else reply)
+        if word.seen is not None or word.trouble:
+            self._changed()
 
     def _write(self, stdin: IO[bytes], process: subprocess.Popen[bytes]) -> None:
         sent: set[int] = set()
@@ -393,21 +489,31 @@ class Agent:
             while True:
                 stdin.flush()
                 with self._work:
-                    while not self._leaving and self._process is process and not self._pending.keys() - sent:
+                    while not self._leaving and self._process is process and not self._unsaid(sent):
                         if not self._work.wait(IDLE_S) and not self._wanted:
+                            self._idle = True
                             return
                     if self._leaving or self._process is not process:
                         return
-                    fresh = [self._pending[id] for id in sorted(self._pending.keys() - sent)]
-                    self._told |= {one.key for one in fresh} & self._keys
+                    fresh, sent = self._unsaid(sent), sent | self._pending.keys()
+                    self._told |= {one.key for one in fresh if one.id in self._pending} & self._keys
+                    for asked in self._questions.values():
+                        asked.sent = True
                 for request in fresh:
-                    sent.add(request.id)
                     stdin.write(REQUEST.dump_json(request) + b"\n")
         except OSError:  # it has gone: the one who reads finds out
             pass
         finally:
             with contextlib.suppress(OSError):
                 stdin.close()
+
+
+def _settle(asked: Future[Reply], outcome: Reply | Exception) -> None:
+    if asked.set_running_or_notify_cancel():  # somebody still waits for it
+        if isinstance(outcome, Exception):
+            asked.set_exception(outcome)
+        else:
+            asked.set_result(outcome)
 
 
 def _is_sane(one: Observation) -> bool:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from io import FileIO
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
-from trainmaster.errors import Forbidden, NotFound
+from trainmaster.errors import BackendError, Forbidden, NotFound
 from trainmaster.live.control import JobFilter, JobRecord, NodeRecord
 from trainmaster.live.http.access import OPERATOR, SUBMITTER, Access, Caller
 from trainmaster.live.http.answers import committed
 from trainmaster.live.http.gate import cookie_of, session_of
-from trainmaster.live.http.logs import sizes, tail_offset
 from trainmaster.live.http.pages.render import STATIC, page, static
 from trainmaster.live.http.routes.cluster import NodeName
 from trainmaster.live.http.routes.jobs import JobId, verbs_of
@@ -25,6 +23,7 @@ from trainmaster.live.http.routes.logs import AttemptNumber, Rank, log_answer
 from trainmaster.live.http.schemas import LARGEST_ID, Verb
 from trainmaster.live.http.service import service_of
 from trainmaster.live.http.sessions import COOKIE, SESSION_S
+from trainmaster.live.logs import Log
 from trainmaster.live.spec import Word
 from trainmaster.live.states import ENDED, State
 
@@ -70,17 +69,28 @@ def overview(
     )  # fmt: skip
 
 
+async def _ranks(id: JobId, caller: Caller, attempt: AttemptNumber = None) -> tuple[list[str], str]:
+    """Those that have a log; or why nobody can say."""
+    if not (await run_in_threadpool(caller.job, id)).attempts:
+        return [], ""
+    try:
+        return list(await (await run_in_threadpool(caller.control.logs, id, attempt)).sizes()), ""
+    except BackendError as problem:
+        return [], str(problem)
+
+
 @router.get("/jobs/{id}")
 def job(
-    id: JobId, request: Request, caller: Caller, rank: Annotated[str, Query(max_length=32)] = "0", attempt: AttemptNumber = None
-) -> Response:
+    id: JobId, request: Request, caller: Caller, logs: Annotated[tuple[list[str], str], Depends(_ranks)],
+    rank: Annotated[str, Query(max_length=32)] = "0", attempt: AttemptNumber = None,
+) -> Response:  # fmt: skip
     record, control = caller.job(id), caller.control
     touched = caller.who.role.operates or (caller.who.role.submits and record.user == caller.who.user)
     held = record.state is State.PENDING and record.reason == "held"
     return page(
         "job.html", **_common(request, caller), job=record, spec=caller.spec(id), why=None if record.state.ended else caller.why(id),
         attempts=control.attempts(id)[::-1], events=control.events(job=id, limit=MAX_EVENTS)[::-1], rank=rank, attempt=attempt,
-        ranks=list(sizes(control.log_files(id, attempt))),
+        ranks=logs[0], log_trouble=logs[1],
         buttons=(("release", "cancel") if held else BUTTONS.get(record.state, ())) if touched else (),
     )  # fmt: skip
 
@@ -226,5 +236,5 @@ def _link(chosen: dict[str, str | None], after: int | None = None) -> str:
     return "/?" + urlencode({name: value for name, value in {**chosen, "after": after}.items() if value})
 
 
-def _last_lines(lines: int, file: FileIO | None) -> int:
-    return 0 if file is None else tail_offset(file, lines)
+async def _last_lines(lines: int, log: Log | None) -> int:
+    return 0 if log is None else await log.tail_offset(lines)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from io import FileIO
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -12,13 +11,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from trainmaster.errors import InputError, TrainmasterError
-from trainmaster.live.control import ControlPlane
 from trainmaster.live.http.access import Access, Caller
-from trainmaster.live.http.logs import follow, log_file, once, open_log, sizes, tail_offset
+from trainmaster.live.http.logs import follow, once, open_log
 from trainmaster.live.http.routes.jobs import JobId
 from trainmaster.live.http.schemas import LARGEST_ID, LogFiles
 from trainmaster.live.http.service import service_of
 from trainmaster.live.http.strict_json import StrictRoute
+from trainmaster.live.logs import Log
 
 router = APIRouter(tags=["logs"], route_class=StrictRoute)
 
@@ -27,9 +26,10 @@ AttemptNumber = Annotated[int | None, Query(ge=1, le=1_000_000, description="the
 
 
 @router.get("/jobs/{id}/log-files")
-def log_files(id: JobId, caller: Caller, attempt: AttemptNumber = None) -> LogFiles:
-    record = caller.job(id)
-    return LogFiles(attempt or record.attempts, sizes(caller.control.log_files(id, attempt)))
+async def log_files(id: JobId, caller: Caller, attempt: AttemptNumber = None) -> LogFiles:
+    record = await run_in_threadpool(caller.job, id)
+    logs = await run_in_threadpool(caller.control.logs, id, attempt)
+    return LogFiles(attempt or record.attempts, await logs.sizes())
 
 
 @router.get("/jobs/{id}/logs", response_class=StreamingResponse, responses={200: {"content": {"text/plain": {}}}})
@@ -53,33 +53,29 @@ async def logs(
 
 
 async def log_answer(
-    request: Request, caller: Access, job: int, rank: str, attempt: int | None, following: bool, begin: Callable[[FileIO | None], int],
-    since: int | None = None,
+    request: Request, caller: Access, job: int, rank: str, attempt: int | None, following: bool,
+    begin: Callable[[Log | None], Awaitable[int]], since: int | None = None,
 ) -> StreamingResponse:  # fmt: skip
     record, control = await run_in_threadpool(caller.job, job), caller.control
     first = attempt or since or max(record.attempts, 1)
-    file: FileIO | None = None
+    log: Log | None = None
     there = record.state.ended or not following
-    if since is None and (there or (first <= record.attempts and await run_in_threadpool(_has_logs, control, job, attempt))):
-        file = open_log(await run_in_threadpool(log_file, control, job, attempt, rank))
-    offset = begin(file)
-    if file is not None and not following:
-        chunks = once(file, offset)
+    if since is None and (there or (first <= record.attempts and await (await run_in_threadpool(control.logs, job, attempt)).sizes())):
+        log = await open_log(control, job, attempt, rank)
+    offset = await begin(log)
+    if log is not None and not following:
+        chunks = once(log, offset)
     else:
-        if file is not None:
-            file.close()
+        if log is not None:
+            log.close()
         only = attempt is not None
         chunks = _counted(request, follow(control, job, first, rank, offset, service_of(request).stopping, only=only))
     headers = {"log-attempt": str(first), "log-offset": str(offset)}
     return StreamingResponse(chunks, media_type="text/plain; charset=utf-8", headers=headers)
 
 
-def _has_logs(control: ControlPlane, job: int, attempt: int | None) -> bool:
-    return bool(control.log_files(job, attempt))
-
-
-def _begin(offset: int, tail: int | None, file: FileIO | None) -> int:
-    return offset if tail is None else 0 if file is None else tail_offset(file, tail)
+async def _begin(offset: int, tail: int | None, log: Log | None) -> int:
+    return offset if tail is None else 0 if log is None else await log.tail_offset(tail)
 
 
 def _counted(request: Request, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
