@@ -5,7 +5,7 @@
 
 On each trace, both at a restart cost of 0: the policy as it is by default (decisions at events, leases), and its preset `artifact` at
 --round 360. What is measured replaces what bench/gavel_gain.json has of the same trace and policy; the page shows all of that file.
-Traces come from the folder TRAINMASTER_DATA (default ../shared/data). All together take about an hour of one core.
+Traces come from the folder TRAINMASTER_DATA (default ../shared/data). All together take about two hours of one core.
 """
 
 from __future__ import annotations
