@@ -184,6 +184,16 @@ def test_only_the_last_decisions_are_kept(store: Store):
     assert [store.decision(id) is not None for id in range(1, 8)] == [False] * 4 + [True] * 3
 
 
+def test_a_request_that_is_repeated_makes_what_it_made_the_first_time(store: Store):
+    with store.begin() as tx:
+        assert tx.remember_key("ada", "k", [7, 8]) == [7, 8]
+        assert tx.remember_key("ada", "k", [9, 10]) == [7, 8]  # in the same transaction,
+    with store.begin() as tx:
+        assert tx.remember_key("ada", "k", [11, 12]) == [7, 8]  # in a later one
+        assert tx.remember_key("bob", "k", [11, 12]) == [11, 12]
+    assert (store.ids_of_key("ada", "k"), store.ids_of_key("bob", "k")) == ([7, 8], [11, 12])
+
+
 def test_a_request_is_remembered_by_actor_and_key_until_it_is_forgotten(store: Store, clock: Clock):
     with store.begin() as tx:
         tx.remember_key("ada", "k", [7, 8, 9, 4])

@@ -233,9 +233,10 @@ def dialect_insert(dialect: str, table: Table) -> Any:
     return (sqlite if dialect == "sqlite" else postgresql).insert(table)
 
 
+COUNTED = {"preserve_rowcount": True}  # else of an INSERT SQLAlchemy says -1 on PostgreSQL
 NEW_KEY = {  # by dialect
-    "sqlite": sqlite.insert(tables.request_keys).on_conflict_do_nothing(),
-    "postgresql": postgresql.insert(tables.request_keys).on_conflict_do_nothing(),
+    "sqlite": sqlite.insert(tables.request_keys).on_conflict_do_nothing().execution_options(**COUNTED),
+    "postgresql": postgresql.insert(tables.request_keys).on_conflict_do_nothing().execution_options(**COUNTED),
 }
 INSERTS = {table: insert(table) for table in tables.metadata.sorted_tables}
 FORGET_DECISIONS = delete(tables.decisions).where(tables.decisions.c.id <= bindparam("oldest"))
