@@ -173,12 +173,15 @@ def test_slurmctld_killed_soon_after_a_submission_loses_the_job_or_keeps_it_but_
     else:
         assert cluster.until(attempt).seen is Seen.LOST
         assert not alive(int(started))
-        cluster.backend.forget(attempt.job, 1)
-        again = cluster.start(["sh", "-c", ONCE], job=attempt.job, attempt=2)
         let_go(cluster)
-        assert cluster.until(again).exit_code == 4
+        for number in (2, 3):  # the forgotten job's id is given anew: what slurmd says late of the first may end the second
+            cluster.backend.forget(attempt.job, number - 1)
+            ended = cluster.until(cluster.start(["sh", "-c", ONCE], job=attempt.job, attempt=number))
+            if ended.seen is not Seen.LOST:
+                break
+        assert ended.exit_code == 4, ended
     time.sleep(1)
-    assert runs(cluster) <= 2
+    assert runs(cluster) <= 3
 
 
 def test_a_second_life_of_an_attempt_ends_at_once_and_says_that_the_first_is_gone(slurm: Any, cluster: Harness) -> None:
