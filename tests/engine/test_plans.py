@@ -119,5 +119,7 @@ def test_the_engine_agrees_with_the_naive_one_on_lines_of_all_kinds(jobs, spec, 
 
 
 @pytest.mark.slow
-def test_they_agree_on_thousands_of_plans():
-    settings(MORE)(drawn(lambda *case: check_both_agree(*case)))()
+@settings(MORE)
+@drawn
+def test_they_agree_on_thousands_of_plans(jobs, spec, seed, restart_cost_s, placement, fixed):
+    check_both_agree(jobs, spec, seed, restart_cost_s, placement, fixed)
