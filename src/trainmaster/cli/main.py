@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import importlib
 import importlib.util
 import io
@@ -37,6 +38,7 @@ EXAMPLES = """examples:
 `trainmaster VERB --help` tells the rest."""
 
 HELP_COLUMN, HELP_WIDTH = 30, 110
+COLLECT_AFTER = (50_000, 10, 10)  # objects more: what a verb imports and reads lives to its end, and 10,000 jobs are searched in vain
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 GROUPS = ("simulate", "run jobs", "look at them", "change them", "the cluster")  # the order of the help; others come last
@@ -54,6 +56,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
+    gc.set_threshold(*COLLECT_AFTER)
     sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()  # None: closed by the caller
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

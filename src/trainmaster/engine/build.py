@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainmaster.cluster.cluster import UNTYPED, Cluster
-from trainmaster.engine.state import ARRAYS, CLASS, JOB, NODE, POOL, QUEUE, State
+from trainmaster.engine.state import ARRAYS, State
 from trainmaster.workload.jobs import GPU_MILLI, Floats, Ints, JobTable
 
 NEVER = np.inf
@@ -67,7 +67,6 @@ def build_state(jobs: JobTable, cluster: Cluster, rates: Floats | None, types: S
     S.slot_head[:] = -1
 
     _fill_nodes(S.nodes, cluster, pool_of_node)
-    S.pools[:] = np.zeros(len(pools), POOL)
     all_types = list(dict.fromkeys(pool.type for pool in pools))
     for i, pool in enumerate(pools):
         # an accelerator type is a column of `rates`; nodes without GPUs have none, and no gang runs there
@@ -136,7 +135,6 @@ def _classes(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fill_nodes(nodes: np.ndarray, cluster: Cluster, pool_of_node: list[int]) -> None:
-    nodes[:] = np.zeros(len(nodes), NODE)
     gpus = np.array([node.gpus for node in cluster.nodes], np.int64)
     nodes["gpus"], nodes["free_milli"], nodes["slot"] = gpus, gpus * GPU_MILLI, np.cumsum(gpus) - gpus
     nodes["pooled"] = [node.pooled for node in cluster.nodes]
@@ -148,7 +146,6 @@ def _fill_nodes(nodes: np.ndarray, cluster: Cluster, pool_of_node: list[int]) ->
 
 
 def _fill_jobs(state: np.ndarray, jobs: JobTable, klass: np.ndarray, queue: np.ndarray, cpu_milli: Ints, memory_mib: Ints) -> None:
-    state[:] = np.zeros(len(jobs), JOB)
     state["seq"], state["milli"], state["cpu_milli"], state["memory_mib"] = jobs.seq, jobs.gpu_milli, cpu_milli, memory_mib
     state["submit_s"], state["eligible_s"], state["arrive_s"] = jobs.submit_s, jobs.eligible_s, jobs.eligible_s
     state["limit_s"], state["estimate_s"] = jobs.limit_s, np.nan
@@ -164,7 +161,6 @@ def _fill_jobs(state: np.ndarray, jobs: JobTable, klass: np.ndarray, queue: np.n
 def _fill_classes(S: State, jobs: JobTable, cluster: Cluster, pools: list[Pool], klass: np.ndarray, first_rows: np.ndarray, runs_on: Ints,
                   types: Sequence[str], queue_names: list[str]) -> None:
     classes = S.classes
-    classes[:] = np.zeros(len(classes), CLASS)
     state = S.jobs[first_rows]
     for name in ("milli", "cpu_milli", "memory_mib", "queue"):
         classes[name][:-1] = state[name]
@@ -210,7 +206,6 @@ def _fill_classes(S: State, jobs: JobTable, cluster: Cluster, pools: list[Pool],
 
 def _fill_queues(S: State, cluster: Cluster, queue_names: list[str]) -> None:
     """Where any queue has a quota, one without has none guaranteed and borrows."""
-    S.queues[:] = np.zeros(len(S.queues), QUEUE)
     S.queues["borrow"] = 1
     for i, name in enumerate(queue_names):
         spec = cluster.queues.get(name)

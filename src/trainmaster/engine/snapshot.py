@@ -60,7 +60,7 @@ def take(engine: Engine) -> Snapshot:
         now_s=float(clock["now_s"]),
         decisions=int(clock["decisions"]),
         decide_s=float(clock["decide_s"]),
-        state=jobs[rows],
+        state=jobs.take(rows),  # jobs[rows] copies records field by field
         parts={id: on_its_node(engine, given(engine, row)) for id, row in zip(seq[order].tolist(), order.tolist(), strict=True)},
         running=tuple(seq[order].tolist()),
         claims=() if handover is None else tuple(int(seq[row]) for row in handover.claims),
@@ -78,7 +78,7 @@ def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
     place = np.searchsorted(engine.jobs.seq, snapshot.state["seq"], sorter=order)
     candidate = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros(len(place), np.int64)
     here = engine.jobs.seq[candidate] == snapshot.state["seq"] if len(order) else np.zeros(len(place), bool)
-    state, rows = snapshot.state[here], candidate[here]
+    state, rows = snapshot.state.compress(here), candidate[here]
     known = dict(zip(state["seq"].tolist(), rows.tolist(), strict=True))
     for name in CARRIED:
         S.jobs[name][rows] = state[name]

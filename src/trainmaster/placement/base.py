@@ -14,6 +14,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 
 from trainmaster.errors import ParamError
 
@@ -48,6 +49,7 @@ def placements() -> dict[str, Placement]:
     return found
 
 
+@cache  # an engine is made for each decision of the live cluster that jobs came before
 def find_placement(name: str) -> Placement:
     known = placements()
     if name not in known:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Annotated
@@ -69,9 +68,10 @@ async def _submit(specs: list[JobSpec], caller: Access, key: str | None, user: s
         raise InputError(f"{jobs:,} jobs in one request; {at_most:,} are allowed: send several")
     if awaited := [dependency.job for spec in specs for dependency in spec.after]:
         await run_in_threadpool(caller.touch, awaited)  # another's jobs do not exist, so nothing can wait for them either
-    taken = committed(caller.control.submit(specs, user or caller.who.user, key), caller.settings.answer_timeout_s)
-    ids, notes = await asyncio.gather(taken, run_in_threadpool(caller.control.never_fit, specs))
-    return ids, notes
+    accepted = caller.control.submit(specs, user or caller.who.user, key)
+    # meanwhile; that of one job, mostly of a kind that is known, takes less than to hand it to another thread
+    notes = caller.control.never_fit(specs) if len(specs) == 1 else await run_in_threadpool(caller.control.never_fit, specs)
+    return await committed(accepted, caller.settings.answer_timeout_s), notes
 
 
 @router.get("/jobs")
