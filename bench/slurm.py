@@ -111,7 +111,8 @@ def preempted(client: Client) -> float:
 
 
 def wait_for(client: Client, ids: list[int]) -> None:
-    until(lambda: all(client.job(id)["finish_s"] is not None for id in reversed(ids)))
+    client.wait(max(ids))  # answered when it has ended: to ask again and again would cost the controller what is measured here
+    until(lambda: not {job["id"] for job in client.jobs()} & set(ids))
 
 
 def until(done: Callable[[], bool]) -> None:
