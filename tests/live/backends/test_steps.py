@@ -335,9 +335,13 @@ def test_a_node_that_does_not_answer_keeps_no_task_of_another_waiting(tmp_path: 
     senders.close()
 
 
-@pytest.mark.parametrize("said", [b"[]", b'"word"', b"7", b'{"start": "5"}', b'{"start": ["5"]}', b'{"kill": []}'])
+FOREVER = b'{"stop": {"reason": "x", "grace_s": Infinity}}'
+
+
+@pytest.mark.parametrize("said", [b"[]", b'"word"', b"7", b'{"start": "5"}', b'{"start": ["5"]}', b'{"kill": []}', FOREVER])
 def test_what_the_job_says_to_the_supervisor_there_does_not_end_it(script: Script, said: bytes) -> None:
     script.begin("until test -e go; do sleep 0.02; done; srun -l -n2 echo on\n")
+    script.wait(lambda: script.keepers[1].started_s)
     there = Path(script.keepers[1].folder)
     (there / "task.5.json").write_text('{"argv": 7, "env": [], "cwd": {}}')
     streams = [files.make_fifo(f"{there}/task.5.{name}") for name in ("out", "err", "end")]
@@ -348,6 +352,17 @@ def test_what_the_job_says_to_the_supervisor_there_does_not_end_it(script: Scrip
     for stream in streams:
         os.close(stream)
     assert (code, sorted(lines)) == (0, ["0: on", "1: on"])
+
+
+def test_a_stop_may_leave_more_time_than_a_wait_of_the_kernel_can_last(script: Script) -> None:
+    script.begin("trap 'echo asked' TERM; touch up; until test -e go; do sleep 0.02; done; exit 4\n")
+    script.wait(lambda: (script.work / "up").exists())
+    for node in script.keepers:
+        node.stop({"reason": "cancel", "grace_s": 1e9})
+    script.wait(lambda: "asked" in script.log())
+    (script.work / "go").touch()
+    code, lines = script.end()
+    assert (code, without_bash(lines)) == (4, ["asked"])
 
 
 def test_a_folder_that_hangs_holds_its_own_task_alone(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:

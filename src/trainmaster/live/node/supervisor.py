@@ -19,6 +19,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import select
 import signal
@@ -37,6 +38,7 @@ LOCK_WAIT_S = 5.0  # an older attempt's supervisor has said that it ended, and i
 GANG_GRACE_S = 5.0  # between SIGTERM and SIGKILL for the other ranks when one has failed
 LAST_TERM_S = 5.0  # SIGTERM comes at least so long before SIGKILL, or a quarter of the grace
 REMAINS_S = 10.0
+LONGEST_S = 86400.0  # of one wait; the kernel takes no more than 24 days
 LOGS_S = 2.0  # between looks at how large the logs are
 
 
@@ -313,7 +315,7 @@ class Supervisor:
     def _step(self, at_most_s: float | None = None) -> None:
         """Wait for something, and see to it."""
         if self.due:
-            until_due_s = max(0.0, self.due[0][0] - time.monotonic())
+            until_due_s = min(max(0.0, self.due[0][0] - time.monotonic()), LONGEST_S)
             at_most_s = until_due_s if at_most_s is None else min(until_due_s, at_most_s)
         if self.bounds:
             until_logs_s = max(0.0, self.logs_due_s - time.monotonic())
@@ -383,6 +385,8 @@ class Supervisor:
         if request == self.stop:
             return
         now_s, grace_s, reason = time.monotonic(), max(0.0, float(request["grace_s"])), str(request["reason"])[:40]
+        if not math.isfinite(grace_s):
+            raise ValueError(grace_s)
         first, self.stop = self.stop is None, request
         if self.started_s is None:
             raise Stopped
