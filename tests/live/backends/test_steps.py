@@ -231,6 +231,21 @@ def test_a_signal_to_all_reaches_tasks_there_and_no_srun(script: Script) -> None
     assert (code, without_bash(lines)) == (0, ["heard", "heard", "after 0"])
 
 
+def test_a_task_whose_output_cannot_be_written_fails_and_srun_says_why(script: Script) -> None:
+    _, lines = script.run("srun -N1 -n1 -w n2 -o /dev/full sh -c 'echo lost; exec sleep 300'; echo $?\n")
+    assert lines == ["srun: error: n2: No space left on device", "1"]
+
+
+def test_a_signal_to_srun_reaches_no_task_but_its_group_has_those_of_the_first_node(script: Script) -> None:
+    (script.work / "task").write_text("trap 'echo heard; exit 0' USR1; touch up-$SLURM_PROCID; until test -e go; do sleep 0.02; done\n")
+    up = "until test -e up-0 -a -e up-1; do sleep 0.02; done"
+    code, lines = script.run(
+        f"srun bash task & {up}; kill -USR1 $!; sleep 0.2; touch go; wait $!; echo $?; rm up-* go\n"
+        f"timeout -s USR1 60 srun bash task & {up}; kill -USR1 -$!; sleep 0.2; touch go; wait\n"
+    )
+    assert (code, without_bash(lines)) == (0, ["0", "heard"])
+
+
 def test_a_node_that_answers_nothing_any_more_fails_the_srun(script: Script) -> None:
     script.begin("srun -N1 -n1 -w n2 sh -c 'touch up; exec sleep 300'; echo $?; srun -N1 -n1 -w n2 true; echo $?\n")
     script.wait(lambda: (script.work / "up").exists())
@@ -250,7 +265,9 @@ def test_a_supervisor_that_is_lost_there_fails_the_srun_and_leaves_nothing(scrip
     else:
         os.kill((files.read_json(f"{there.folder}/{files.SUPERVISOR}") or {})["pid"], signal.SIGKILL)
     script.end()
-    assert script.log().splitlines()[-1] != "0" and not alive(task)
+    *said, code = script.log().splitlines()
+    assert code != "0" and not alive(task)
+    assert victim == "tie" or "srun: error: n2: a task has gone with what else ran there" in said
 
 
 def test_what_the_job_itself_says_to_the_socket_harms_no_other_srun(script: Script) -> None:

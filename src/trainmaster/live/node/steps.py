@@ -19,6 +19,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -42,7 +43,6 @@ SLOW_S = 0.05  # between two looks at a srun that does not take what there is
 HELLO_S = 5.0  # for a task to come through the socket
 HELLOS = 16  # at once, and starts that wait for their node
 AGAIN_S = 1.0  # between two tries to kill what a node that does not answer may still run
-GONE = b"srun: error: a task has gone with what else ran on its node\n"
 MOST = 1024  # tasks of one node at once
 
 
@@ -88,6 +88,9 @@ class Elsewhere:
         self._thread.join()
         return self.code
 
+    def _say(self, why: str) -> None:
+        print(f"srun: error: {self.name}: {why}", file=sys.stderr, flush=True)
+
     def _pipe(self) -> tuple[IO[bytes], int]:
         read, write = os.pipe()
         self._own.append(write)
@@ -102,9 +105,11 @@ class Elsewhere:
                         self.code = size
                         return
                     _write(self._to[kind], frames.read(size))
-            _write(self._to[ERR], f"srun: error: {self.name}: it cannot be reached any more\n".encode())
-        except OSError:
+            self._say("it cannot be reached any more")
+        except BrokenPipeError:
             pass  # nobody reads on: as a process of its own would have, it fails; the task is killed as the connection ends
+        except OSError as error:  # a full disk
+            self._say(str(error.strerror))
         finally:
             for descriptor in self._own:
                 os.close(descriptor)
@@ -348,9 +353,10 @@ class _Sender:
 class Tasks:
     """What runs on this node for sruns of the first."""
 
-    def __init__(self, folder: str, bin: str, over: Callable[[], bool]) -> None:
-        """`folder` of the attempt, `bin` of the look-alikes; `over`: nothing of the attempt runs here any more."""
+    def __init__(self, name: str, folder: str, bin: str, over: Callable[[], bool]) -> None:
+        """`name` of the node, `folder` of the attempt, `bin` of the look-alikes; `over`: nothing of the attempt runs here any more."""
         self._folder, self._bin, self._over = folder, bin, over
+        self._gone = f"srun: error: {name}: a task has gone with what else ran there\n".encode()
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
         self._known: set[str] = set()  # what has begun is never begun a second time
@@ -373,7 +379,7 @@ class Tasks:
             path = f"{self._folder}/{TASK}{id}"
             try:
                 files.write_json(f"{path}.json", task)
-                running = _Running(path)
+                running = _Running(path, self._gone)
             except OSError as error:
                 return str(error)
             if not self._tell(start=id):
@@ -414,7 +420,7 @@ class Tasks:
                     poll.register(descriptor, select.POLLIN)
         while True:
             over = self._over()
-            answer: Answer = {id: (b"", GONE, 1) for id in rooms if over and id not in running}
+            answer: Answer = {id: (b"", self._gone, 1) for id in rooms if over and id not in running}
             at_once = answer or any(rooms[id] and (over or one.code is not None) for id, one in running.items())
             left_s = 0.0 if at_once else max(0.0, until_s - time.monotonic())
             ready = {descriptor for descriptor, _ in poll.poll(left_s * 1e3)}
@@ -441,8 +447,9 @@ class Tasks:
 class _Running:
     """A task here, and what comes from it."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, gone: bytes) -> None:
+        """`gone`: its last words where nobody says how it ended."""
+        self.path, self._gone = path, gone
         self.streams: dict[str, int] = {}
         self.code: int | None = None
         self._words = b""
@@ -466,10 +473,10 @@ class _Running:
         """Of the streams that are `ready`. Its code comes after all that it has said itself."""
         if self.streams.get("end") in ready:
             text = self._read("end", 8)
-            self.code, self._words = (int(text), b"") if text.isdigit() else (1, GONE)
+            self.code, self._words = (int(text), b"") if text.isdigit() else (1, self._gone)
             self._drop("end")
         elif over and self.code is None:
-            self.code, self._words = 1, GONE
+            self.code, self._words = 1, self._gone
         texts = []
         for name in ("out", "err"):
             texts.append(self._read(name, room) if room and (self.streams.get(name) in ready or self.code is not None) else b"")
