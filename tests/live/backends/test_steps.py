@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -236,6 +237,49 @@ def test_a_task_whose_output_cannot_be_written_fails_and_srun_says_why(script: S
     assert lines == ["srun: error: n2: No space left on device", "1"]
 
 
+NO_FORK = """import os, sys
+fork, left = os.fork, [BlockingIOError(11, "no more processes")] * 5 * ("node-n2" in sys.argv[2])
+def refuse():
+    if left:
+        raise left.pop()
+    return fork()
+os.fork = refuse
+"""
+
+
+def test_a_node_with_no_process_left_fails_its_sruns_keeps_nothing_open_and_goes_on_later(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keepers, "MAIN", NO_FORK + keepers.MAIN)
+    sruns = "for i in 1 2 3 4 5 6; do srun -N1 -n1 -w n2 echo on; echo $?; done"
+    script.begin(f"until test -e go; do sleep 0.02; done; {sruns}; touch done; sleep 9\n")
+    there = script.wait(lambda: files.read_json(f"{script.keepers[1].folder}/{files.SUPERVISOR}"))["pid"]
+    script.wait(lambda: script.keepers[1].started_s)
+    before = len(os.listdir(f"/proc/{there}/fd"))
+    (script.work / "go").touch()
+    script.wait(lambda: (script.work / "done").exists())
+    assert len(os.listdir(f"/proc/{there}/fd")) <= before
+    assert script.log().splitlines() == ["srun: error: n2: [Errno 11] no more processes", "2"] * 5 + ["on", "0"]
+
+
+@pytest.mark.parametrize("name", ["srun", "tasks on n2"])
+def test_a_thread_that_cannot_be_started_fails_its_srun_and_no_other(script: Script, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    start, refused = threading.Thread.start, []
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    script.begin("until test -e go; do sleep 0.02; done; for i in 1 2; do srun -N1 -n1 -w n2 echo on; echo $?; done\n")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    (script.work / "go").touch()
+    code, (said, failed, *others) = script.end()
+    assert (code, others) == (0, ["on", "0"])
+    assert said.startswith("srun: error: ") and failed != "0"
+
+
 def test_a_signal_to_srun_reaches_no_task_but_its_group_has_those_of_the_first_node(script: Script) -> None:
     (script.work / "task").write_text("trap 'echo heard; exit 0' USR1; touch up-$SLURM_PROCID; until test -e go; do sleep 0.02; done\n")
     up = "until test -e up-0 -a -e up-1; do sleep 0.02; done"
@@ -309,6 +353,17 @@ def test_of_the_tasks_of_a_killed_srun_their_orphans_are_killed_too(script: Scri
         "while kill -0 $(cat child); do sleep 0.05; done 2> /dev/null; echo on\n"
     )
     assert (code, lines[-1]) == (0, "on")
+
+
+def test_who_has_said_too_much_and_gone_keeps_no_task(script: Script) -> None:
+    script.begin("until test -e go; do sleep 0.02; done\n")
+    task = json.dumps({"node": 1, "argv": ["sh", "-c", f"echo $$ > {script.work}/pid; exec sleep 300"], "env": {}, "cwd": "/"}).encode()
+    with connected(script) as connection:
+        connection.sendall(steps.HEADER.pack(0, len(task)) + task + b"more" * 100)
+        pid = int(script.file("pid"))
+    script.wait(lambda: not alive(pid))
+    (script.work / "go").touch()
+    assert script.end()[0] == 0
 
 
 def test_connections_that_say_nothing_keep_no_srun_waiting(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:

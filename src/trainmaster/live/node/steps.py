@@ -235,7 +235,7 @@ class _Sent:
         try:
             while self.pending:
                 del self.pending[: self.connection.send(self.pending)]
-            self.gone = self.connection.recv(1) == b""
+            self.gone = self.connection.recv(CHUNK) == b""  # srun says nothing more; whatever else did is not heard
         except BlockingIOError:
             return
         except OSError:
