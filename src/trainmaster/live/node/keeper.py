@@ -58,7 +58,7 @@ class Keeper:
         self.state = f"{base}/node-{quote(name, safe='')}"
         self.folder = files.attempt_folder(self.state, job, attempt)
         self.control = f"{self.folder}/{files.CONTROL}"
-        self.tasks = steps.Tasks(self.folder, f"{self.state}/bin", lambda: self.end is not None)
+        self.tasks = steps.Tasks(name, self.folder, f"{self.state}/bin", lambda: self.end is not None)
         self._senders: steps.Senders | None = None
         self._changed = threading.Condition()
         self._news, self._words = 0, 0  # counted: what is said at once, and what can wait a little

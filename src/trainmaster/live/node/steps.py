@@ -19,6 +19,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -40,7 +41,8 @@ FETCH_S = 2.0  # a fetch waits so long for something; a srun that has gone is no
 LITTLE_BYTES, GATHER_S = 32 << 10, 0.02  # so little is fetched at most so often: somebody prints line by line
 SLOW_S = 0.05  # between two looks at a srun that does not take what there is
 HELLO_S = 5.0  # for a task to come through the socket
-GONE = b"srun: error: a task has gone with what else ran on its node\n"
+HELLOS = 16  # at once, and starts that wait for their node
+AGAIN_S = 1.0  # between two tries to kill what a node that does not answer may still run
 MOST = 1024  # tasks of one node at once
 
 
@@ -86,6 +88,9 @@ class Elsewhere:
         self._thread.join()
         return self.code
 
+    def _say(self, why: str) -> None:
+        print(f"srun: error: {self.name}: {why}", file=sys.stderr, flush=True)
+
     def _pipe(self) -> tuple[IO[bytes], int]:
         read, write = os.pipe()
         self._own.append(write)
@@ -100,9 +105,11 @@ class Elsewhere:
                         self.code = size
                         return
                     _write(self._to[kind], frames.read(size))
-            _write(self._to[ERR], f"srun: error: {self.name}: it cannot be reached any more\n".encode())
-        except OSError:
+            self._say("it cannot be reached any more")
+        except BrokenPipeError:
             pass  # nobody reads on: as a process of its own would have, it fails; the task is killed as the connection ends
+        except OSError as error:  # a full disk
+            self._say(str(error.strerror))
         finally:
             for descriptor in self._own:
                 os.close(descriptor)
@@ -123,7 +130,9 @@ class Senders:
     def __init__(self, path: str, bin: str, names: Sequence[str], ask: Ask) -> None:
         """`bin`: where this node's look-alikes are; `names` of all nodes of the attempt."""
         self._bin = bin
-        self._senders = {node: _Sender(node, name, ask) for node, name in enumerate(names) if node}
+        self._closed = threading.Event()
+        self._senders = {node: _Sender(node, name, ask, self._closed) for node, name in enumerate(names) if node}
+        self._hellos = threading.BoundedSemaphore(HELLOS)
         self._listener = socket.socket(socket.AF_UNIX)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -131,46 +140,70 @@ class Senders:
         self._listener.bind(_near(path, folder))
         os.close(folder)
         self._listener.listen(128)
-        self._closed = False
         threading.Thread(target=self._accept, name="srun", daemon=True).start()
 
     def close(self) -> None:
-        self._closed = True
+        self._closed.set()
         with contextlib.suppress(OSError):  # `accept` returns with it
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _accept(self) -> None:
         number = 0
-        while not self._closed:
+        while not self._closed.is_set():
             try:
                 connection, _ = self._listener.accept()
             except OSError:  # closed; else there are too many files open, and it waits
                 time.sleep(SLOW_S)
                 continue
-            try:
-                connection.settimeout(HELLO_S)
-                task = _hello(connection)
-                sender = self._senders[task.pop("node")]
-                connection.setblocking(False)
-            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                connection.close()  # the job can write here, too
-                continue
             number += 1
-            sender.send(str(number), json.dumps({**task, "bin": self._bin}).encode(), connection)
+            self._hellos.acquire()
+            try:
+                threading.Thread(target=self._greet, args=(str(number), connection), name="srun", daemon=True).start()
+            except RuntimeError:  # there are too many threads
+                self._hellos.release()
+                connection.close()
 
+    def _greet(self, id: str, connection: socket.socket) -> None:
+        """Each in a thread: one that says nothing, or whose node does not answer, keeps no other waiting."""
+        try:
+            task, sender = self._hello(connection)
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            connection.close()  # the job can write here, too
+        else:
+            sender.send(id, json.dumps({**task, "bin": self._bin}).encode(), connection)
+        finally:
+            self._hellos.release()
 
-def _hello(connection: socket.socket) -> dict[str, Any]:
-    with connection.makefile("rb") as stream:
-        _, size = HEADER.unpack(stream.read(HEADER.size).ljust(HEADER.size, b"\0"))
-        if not size <= TASK_BYTES:
+    def _hello(self, connection: socket.socket) -> tuple[dict[str, Any], _Sender]:
+        until_s = time.monotonic() + HELLO_S
+        _, size = HEADER.unpack(_read_all(connection, HEADER.size, until_s))
+        if size > TASK_BYTES:
             raise ValueError
-        task = json.loads(stream.read(size))
-    argv, env = task["argv"], task["env"]
-    texts = (*argv, *env, *env.values(), task["cwd"])
-    if not argv or not isinstance(argv, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError
-    return {"node": task["node"], "argv": argv, "env": env, "cwd": task["cwd"]}
+        said = json.loads(_read_all(connection, size, until_s))
+        connection.setblocking(False)
+        return checked(said), self._senders[said["node"]]
+
+
+def _read_all(connection: socket.socket, size: int, until_s: float) -> bytes:
+    """TimeoutError: it has not come by then, however it drips."""
+    text = bytearray()
+    while len(text) < size:
+        connection.settimeout(max(1e-3, until_s - time.monotonic()))
+        some = connection.recv(min(size - len(text), CHUNK))
+        if not some or time.monotonic() > until_s:
+            raise TimeoutError
+        text += some
+    return bytes(text)
+
+
+def checked(said: object) -> dict[str, Any]:
+    """A task, of what a process of the job has written, perhaps. ValueError: it is none."""
+    match said:
+        case {"argv": [str(), *rest] as argv, "env": dict() as env, "cwd": str() as cwd}:
+            if all(isinstance(text, str) for text in (*rest, *env.values())):
+                return {"argv": argv, "env": env, "cwd": cwd}
+    raise ValueError("not a task")
 
 
 class _Sent:
@@ -179,6 +212,7 @@ class _Sent:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.started = False
+        self.runs = True  # as far as is known
         self.pending = bytearray()  # for srun
         self.ended = self.gone = False
 
@@ -188,14 +222,20 @@ class _Sent:
                 self.pending += HEADER.pack(kind, len(text)) + text
         if code is not None:
             self.pending += HEADER.pack(END, code)
-            self.ended = True
+            self.ended, self.runs = True, False
+
+    def give_up(self, why: bytes) -> None:
+        """Its node does not answer: it may run there still."""
+        if not self.ended:
+            self.take(b"", why, 1)
+            self.runs = True
 
     def flush(self) -> None:
         """As much as it takes; `gone`: srun has."""
         try:
             while self.pending:
                 del self.pending[: self.connection.send(self.pending)]
-            self.gone = self.connection.recv(1) == b""
+            self.gone = self.connection.recv(CHUNK) == b""  # srun says nothing more; whatever else did is not heard
         except BlockingIOError:
             return
         except OSError:
@@ -209,10 +249,12 @@ class _Sent:
 class _Sender:
     """Of one node: all its tasks are fetched from at once."""
 
-    def __init__(self, node: int, name: str, ask: Ask) -> None:
-        self.node, self.name, self._ask = node, name, ask
+    def __init__(self, node: int, name: str, ask: Ask, closed: threading.Event) -> None:
+        self.node, self.name, self._ask, self._closed = node, name, ask, closed
         self._lock = threading.Lock()
         self._sent: dict[str, _Sent] = {}
+        self._left: set[str] = set()  # what may still run there, and has no srun any more
+        self._killing = threading.Lock()
         self._fetches = 0
         self._fetching = False
 
@@ -221,16 +263,35 @@ class _Sender:
         with self._lock:
             self._sent[id] = sent  # before it is started: its output is fetched from then on
             if not self._fetching:
+                try:
+                    threading.Thread(target=self._fetch, name=f"tasks on {self.name}", daemon=True).start()
+                except RuntimeError:
+                    self._sent.pop(id).connection.close()
+                    return
                 self._fetching = True
-                threading.Thread(target=self._fetch, name=f"tasks on {self.name}", daemon=True).start()
         try:
-            problem = self._ask(self.node, "start_task", id, task)
+            self._kill_left()
+            problem, answers = self._ask(self.node, "start_task", id, task), True
         except ConnectionError as error:
-            problem = str(error)
+            problem, answers = error, False
         with self._lock:
-            if problem is not None and not sent.ended:
+            if not answers:
+                sent.give_up(self._error(problem))
+            elif problem is not None and not sent.ended:
                 sent.take(b"", self._error(problem), 1)
+            if sent.ended:
+                sent.flush()  # what fetches waits for something, perhaps for long
             sent.started = True
+
+    def _kill_left(self) -> None:
+        """Before anything else starts there."""
+        with self._killing:
+            with self._lock:
+                left = set(self._left)
+            for id in left:
+                self._ask(self.node, "kill_task", id)
+            with self._lock:
+                self._left -= left
 
     def _error(self, problem: object) -> bytes:
         return f"srun: error: {self.name}: {problem}\n".encode()
@@ -239,9 +300,14 @@ class _Sender:
         while True:
             with self._lock:
                 sent = dict(self._sent)
-                if not sent:
+                if not sent and (not self._left or self._closed.is_set()):
                     self._fetching = False
                     return
+            if not sent:  # nor does it answer, so far
+                self._closed.wait(AGAIN_S)
+                with contextlib.suppress(ConnectionError):
+                    self._kill_left()
+                continue
             slow = [one for one in sent.values() if one.pending]
             if slow:
                 poll = select.poll()
@@ -251,30 +317,34 @@ class _Sender:
             room = max(min(CHUNK, ANSWER_BYTES // len(sent)), LEAST_CHUNK)
             rooms = {id: 0 if one.pending else room for id, one in sent.items() if not one.ended}
             answer: Answer = {}
+            lost: bytes | None = None
             if rooms:
                 self._fetches += 1
                 try:
                     answer = self._ask(self.node, "fetch", self._fetches, rooms, SLOW_S if slow else FETCH_S)
                 except ConnectionError as error:
-                    answer = {id: (b"", self._error(error), 1) for id in rooms}
+                    lost = self._error(error)
             elif not slow:
                 time.sleep(SLOW_S)  # for the answer to a start
             with self._lock:
                 for id, said in answer.items():
                     sent[id].take(*said)
+                if lost is not None:
+                    for id in rooms:
+                        sent[id].give_up(lost)
                 for one in sent.values():
                     one.flush()
                 over = {id: one for id, one in sent.items() if one.over and one.started}
                 for id in over:
                     del self._sent[id]
+                self._left |= {id for id, one in over.items() if one.runs}
             some = sum(len(out) + len(err) for out, err, _ in answer.values())
             if 0 < some < LITTLE_BYTES and not over:
                 time.sleep(GATHER_S)
-            for id, one in over.items():
+            for one in over.values():
                 one.connection.close()
-                if not one.ended:
-                    with contextlib.suppress(ConnectionError):
-                        self._ask(self.node, "kill_task", id)
+            with contextlib.suppress(ConnectionError):
+                self._kill_left()
 
 
 # -- on the other nodes ----------------------------------------------------------------------------------------------------------------
@@ -283,9 +353,10 @@ class _Sender:
 class Tasks:
     """What runs on this node for sruns of the first."""
 
-    def __init__(self, folder: str, bin: str, over: Callable[[], bool]) -> None:
-        """`folder` of the attempt, `bin` of the look-alikes; `over`: nothing of the attempt runs here any more."""
+    def __init__(self, name: str, folder: str, bin: str, over: Callable[[], bool]) -> None:
+        """`name` of the node, `folder` of the attempt, `bin` of the look-alikes; `over`: nothing of the attempt runs here any more."""
         self._folder, self._bin, self._over = folder, bin, over
+        self._gone = f"srun: error: {name}: a task has gone with what else ran there\n".encode()
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
         self._known: set[str] = set()  # what has begun is never begun a second time
@@ -308,7 +379,7 @@ class Tasks:
             path = f"{self._folder}/{TASK}{id}"
             try:
                 files.write_json(f"{path}.json", task)
-                running = _Running(path)
+                running = _Running(path, self._gone)
             except OSError as error:
                 return str(error)
             if not self._tell(start=id):
@@ -320,7 +391,9 @@ class Tasks:
         return None
 
     def kill_task(self, id: str) -> None:
-        """Whoever waited for it has gone."""
+        """Whoever waited for it has gone. If it has not begun, it never will: its start is late."""
+        with self._lock:
+            self._known.add(id)
         self._tell(kill=id)
         os.eventfd_write(self._changed, 1)
         with self._fetching, self._lock:
@@ -347,7 +420,7 @@ class Tasks:
                     poll.register(descriptor, select.POLLIN)
         while True:
             over = self._over()
-            answer: Answer = {id: (b"", GONE, 1) for id in rooms if over and id not in running}
+            answer: Answer = {id: (b"", self._gone, 1) for id in rooms if over and id not in running}
             at_once = answer or any(rooms[id] and (over or one.code is not None) for id, one in running.items())
             left_s = 0.0 if at_once else max(0.0, until_s - time.monotonic())
             ready = {descriptor for descriptor, _ in poll.poll(left_s * 1e3)}
@@ -374,8 +447,9 @@ class Tasks:
 class _Running:
     """A task here, and what comes from it."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, gone: bytes) -> None:
+        """`gone`: its last words where nobody says how it ended."""
+        self.path, self._gone = path, gone
         self.streams: dict[str, int] = {}
         self.code: int | None = None
         self._words = b""
@@ -399,10 +473,10 @@ class _Running:
         """Of the streams that are `ready`. Its code comes after all that it has said itself."""
         if self.streams.get("end") in ready:
             text = self._read("end", 8)
-            self.code, self._words = (int(text), b"") if text.isdigit() else (1, GONE)
+            self.code, self._words = (int(text), b"") if text.isdigit() else (1, self._gone)
             self._drop("end")
         elif over and self.code is None:
-            self.code, self._words = 1, GONE
+            self.code, self._words = 1, self._gone
         texts = []
         for name in ("out", "err"):
             texts.append(self._read(name, room) if room and (self.streams.get(name) in ready or self.code is not None) else b"")

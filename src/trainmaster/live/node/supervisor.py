@@ -19,13 +19,16 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import select
 import signal
 import stat
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
 
 from trainmaster.live.node import cgroups, flag, limits, linux, remains
 from trainmaster.live.node import folder as files
@@ -35,6 +38,7 @@ LOCK_WAIT_S = 5.0  # an older attempt's supervisor has said that it ended, and i
 GANG_GRACE_S = 5.0  # between SIGTERM and SIGKILL for the other ranks when one has failed
 LAST_TERM_S = 5.0  # SIGTERM comes at least so long before SIGKILL, or a quarter of the grace
 REMAINS_S = 10.0
+LONGEST_S = 86400.0  # of one wait; the kernel takes no more than 24 days
 LOGS_S = 2.0  # between looks at how large the logs are
 
 
@@ -173,7 +177,7 @@ class Supervisor:
         """The job's `setup`, once a node, before any rank."""
         for one in self.plan["setups"]:
             log = self._open_log(one)
-            pid, ready = self._fork(one, {**self.plan["env"], **one["env"]}, log, -1)
+            pid, ready = self._fork(partial(self._stand, one, log, -1, -1), one["argv"], {**self.plan["env"], **one["env"]})
             self._await_ready(ready)
             self.setups[pid] = None
             os.close(log[0])
@@ -192,7 +196,7 @@ class Supervisor:
         wait, go = os.pipe()
         ready = []
         for one, log in zip(self.plan["ranks"], logs, strict=True):
-            pid, status = self._fork(one, {**self.plan["env"], **one["env"]}, log, wait, go)
+            pid, status = self._fork(partial(self._stand, one, log, wait, go), one["argv"], {**self.plan["env"], **one["env"]})
             self.ranks.append(Rank(pid, one["rank"]))
             ready.append(status)
         for status in ready:
@@ -233,44 +237,54 @@ class Supervisor:
             os.symlink(path, link)
         return descriptor
 
-    def _fork(self, one: dict[str, Any], env: dict[str, str], log: tuple[int, int], wait: int, go: int = -1) -> tuple[int, int]:
-        """A process that stands before exec, until `wait` has a byte for it. Its pid, and a pipe that says when it stands there."""
+    def _fork(self, before: Callable[[int, int], None], argv: list[str], env: dict[str, str]) -> tuple[int, int]:
+        """A process that does `before`, with its parent's pid and the end of a pipe where it is to say that it is ready; then it is `argv`.
+        Its pid, and the other end."""
         said, say = os.pipe()
-        parent, argv = os.getpid(), one["argv"]
-        pid = os.fork()
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(said)
+            os.close(say)
+            raise
         if pid:
             os.close(say)
             return pid, said
         try:
-            self._become(one, log, parent)
-            os.write(say, b"ready")
-            os.close(said)
-            if go >= 0:
-                os.close(go)  # else the end of the supervisor would go unseen here
-                if os.read(wait, 1) != b"g":
-                    os._exit(1)
+            before(parent, say)
         except BaseException as error:
-            os.write(say, str(error).encode()[:500])
-            os._exit(1)
+            leave(say, str(error), 1)
         try:
             os.execvpe(argv[0], argv, env)
         except OSError as error:
-            os.write(2, f"trainmaster: {argv[0]}: {error.strerror}\n".encode())
-            os._exit(127 if error.errno == errno.ENOENT else 126)
+            leave(2, f"trainmaster: {argv[0]}: {error.strerror}\n", 127 if error.errno == errno.ENOENT else 126)
         except BaseException as error:
-            os.write(2, f"trainmaster: {argv[0]}: {error}\n".encode())
-            os._exit(126)
+            leave(2, f"trainmaster: {argv[0]}: {error}\n", 126)
 
-    def _become(self, one: dict[str, Any], log: tuple[int, int], parent: int) -> None:
-        """What the child of a fork is before exec. Signals are as a shell expects them, whatever Python or our parent ignores."""
+    def _stand(self, one: dict[str, Any], log: tuple[int, int], wait: int, go: int, parent: int, say: int) -> None:
+        """Before exec, with everything done that may fail, until `wait` has a byte for it."""
+        self._become(parent)
+        self._go_in(one, log)
+        os.write(say, b"ready")
+        if go >= 0:
+            os.close(go)  # else the end of the supervisor would go unseen here
+            if os.read(wait, 1) != b"g":
+                os._exit(1)
+
+    def _become(self, parent: int) -> None:
+        """What the child of a fork is at once. Signals are as a shell expects them, whatever Python or our parent ignores."""
         os.setsid()
         linux.die_with_parent(parent)
-        if self.plan["cgroup"] is not None:
-            cgroups.enter(self.plan["cgroup"]["folder"])
-            limits.enter(self.plan["limits"])
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
+
+    def _go_in(self, one: dict[str, Any], log: tuple[int, int]) -> None:
+        """Where it is to run. A file system that hangs holds it here."""
+        if self.plan["cgroup"] is not None:
+            cgroups.enter(self.plan["cgroup"]["folder"])
+            limits.enter(self.plan["limits"])
         os.chdir(one["cwd"])
         os.umask(self.plan["umask"])
         null = os.open(os.devnull, os.O_RDONLY)
@@ -301,7 +315,7 @@ class Supervisor:
     def _step(self, at_most_s: float | None = None) -> None:
         """Wait for something, and see to it."""
         if self.due:
-            until_due_s = max(0.0, self.due[0][0] - time.monotonic())
+            until_due_s = min(max(0.0, self.due[0][0] - time.monotonic()), LONGEST_S)
             at_most_s = until_due_s if at_most_s is None else min(until_due_s, at_most_s)
         if self.bounds:
             until_logs_s = max(0.0, self.logs_due_s - time.monotonic())
@@ -345,6 +359,8 @@ class Supervisor:
         for line in lines.splitlines():
             try:
                 command = json.loads(line)
+                if not isinstance(command, dict):
+                    continue
                 if "signal" in command:
                     self._signal(int(command["signal"]), bool(command.get("batch_only", False)))
                 if "stop" in command:
@@ -369,6 +385,8 @@ class Supervisor:
         if request == self.stop:
             return
         now_s, grace_s, reason = time.monotonic(), max(0.0, float(request["grace_s"])), str(request["reason"])[:40]
+        if not math.isfinite(grace_s):
+            raise ValueError(grace_s)
         first, self.stop = self.stop is None, request
         if self.started_s is None:
             raise Stopped
@@ -513,6 +531,14 @@ class Supervisor:
 
     def _poke(self) -> None:
         files.poke(f"{self.state}/{files.WAKE}", f"{self.job} {self.attempt}")
+
+
+def leave(descriptor: int, why: str, code: int) -> NoReturn:
+    """The end of a forked child, whatever stands in `why`: one that returned would be a second supervisor."""
+    try:
+        os.write(descriptor, why.encode(errors="replace")[:500])
+    finally:
+        os._exit(code)
 
 
 def supervise(state: str, job: int, attempt: int) -> None:

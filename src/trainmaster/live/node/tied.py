@@ -16,12 +16,13 @@ import select
 import signal
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from trainmaster.live.node import folder as files
 from trainmaster.live.node import linux
-from trainmaster.live.node.steps import TASK
-from trainmaster.live.node.supervisor import Refused, Supervisor
+from trainmaster.live.node.steps import TASK, checked
+from trainmaster.live.node.supervisor import Refused, Supervisor, leave
 
 READY, GO, WAKE = "ready.json", "go", "wake"
 ORPHAN_GRACE_S = 2.0
@@ -62,33 +63,44 @@ class TiedSupervisor(Supervisor):
             self._start_task(command["start"])
         if "kill" in command:
             for pid in [pid for pid, (id, _) in self.tasks.items() if id == command["kill"]]:
-                linux.kill([pid, *linux.descendants(pid)], signal.SIGKILL)
+                tree = [pid, *linux.descendants(pid)]
+                linux.kill(tree, signal.SIGSTOP)  # so that none forks while the others are killed
+                linux.kill([-pid, *tree], signal.SIGKILL)  # its group: orphans in it are no descendants any more
 
     def _start_task(self, id: str) -> None:
         path = f"{self.folder}/{TASK}{id}"
-        task = {"argv": [], "env": {}, "cwd": "/", **(files.read_json(f"{path}.json") or {})}
+        name = ""
         streams: list[int] = []
         try:
             for name in ("end", "err", "out"):
                 streams.append(os.open(f"{path}.{name}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
             end, err, out = streams
-            if not task["argv"]:
-                raise Refused("no command")
+            task = checked(files.read_json(f"{path}.json"))
+            name = task["env"].get("SLURMD_NODENAME", "")
             os.set_blocking(err, True)
             os.set_blocking(out, True)
-            pid, ready = self._fork(task, task["env"], (out, err), -1)
+            pid, ready = self._fork(partial(self._go_to, task, (out, err)), task["argv"], task["env"])
             self._await_ready(ready)
             self.tasks[pid] = (id, end)
-        except (OSError, Refused) as error:
+        except (OSError, ValueError, Refused) as error:
             if len(streams) > 1:
                 with contextlib.suppress(OSError):
                     os.set_blocking(streams[1], False)
-                    os.write(streams[1], f"srun: error: {task['env'].get('SLURMD_NODENAME', '')}: {error}\n".encode())
+                    os.write(streams[1], f"srun: error: {name}: {error}\n".encode(errors="replace"))
             if streams:  # else it is not waited for any more
                 self._tell_code(streams[0], 2)
         finally:
             for stream in streams[1:]:
                 os.close(stream)
+
+    def _go_to(self, task: dict[str, Any], streams: tuple[int, int], parent: int, say: int) -> None:
+        """In the child. It is ready before its folder is looked for: that may take for ever, and this node has to be able to end."""
+        self._become(parent)
+        os.write(say, b"ready")
+        try:
+            self._go_in(task, streams)
+        except BaseException as error:
+            leave(streams[1], f"srun: error: {task['env'].get('SLURMD_NODENAME', '')}: {error}\n", 2)
 
     def _tell_code(self, end: int, code: int) -> None:
         with contextlib.suppress(OSError):  # nobody waits for it
