@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -100,3 +101,25 @@ def test_a_copy_goes_when_the_last_of_its_jobs_has_ended_so_long_ago(site, repos
     assert set(kept.sweep(s.controller.store.copies(), ended_s + week_s, week_s)) == copies
     assert kept.sweep(s.controller.store.copies(), now_s + 2 * 3_600, week_s) == [orphan]
     assert list(kept.folder.iterdir()) == []
+
+
+def test_where_users_own_processes_copy_nobody_waits_for_another_users() -> None:
+    """Which may be stopped, and then is waited for as long as git may take."""
+    go = threading.Event()
+
+    class Stopped(KeptHere):
+        by_users = True
+
+        def copy(self, source: str, name: str, user: str) -> str:
+            assert user == "ada" or go.wait(30)
+            return f"/{user}"
+
+    snapshots = Snapshots(Stopped(Path("/none")))
+    ones = [spec(1, snapshot="/work")]
+    waiting = [snapshots.pool("eve").submit(snapshots.of, ones, "eve") for _ in range(5)]
+    try:
+        assert snapshots.pool("ada").submit(snapshots.of, ones, "ada").result(10)[0][0].snapshot == "/ada"
+        assert not any(one.done() for one in waiting)
+    finally:
+        go.set()
+    assert [one.result(10)[0][0].snapshot for one in waiting] == ["/eve"] * 5

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -34,7 +34,7 @@ from trainmaster.live.rules import Rules
 from trainmaster.live.settings import settings_of
 from trainmaster.live.spec import JobSpec
 from trainmaster.live.states import State
-from trainmaster.live.store import Store
+from trainmaster.live.store import Copy, Store
 from trainmaster.live.up import backend_of
 from trainmaster.policies.registry import find_policy
 
@@ -357,6 +357,31 @@ def test_a_users_process_drops_copies_that_nobody_uses_before_it_makes_another(t
                 answer(backend, Request(verb=verb, names=(name,), **about))
     answer(backend, Request(verb="drop", names=(names[0], names[1]), **about))
     assert sorted(path.name for path in folder.iterdir()) == names[2:]
+
+
+def test_copies_are_dropped_only_while_it_is_known_which_are_in_use() -> None:
+    """The store may be away for hours: a copy whose job was taken in just before is old by then, and its job runs."""
+
+    class Backend:
+        asked: ClassVar[list[dict[str, Any]]] = []
+
+        def folder_of(self, user: str) -> str:
+            return f"/home/{user}"
+
+        def ask(self, user: str, within_s: float, **about: Any) -> Reply:
+            self.asked.append(about)
+            return Reply(id=1, place=f"/home/{user}/snapshots/{about['names'][0]}")
+
+    now_s = [1_000.0]
+    backend: Any = Backend()
+    kept = KeptByUsers(backend, clock=lambda: now_s[0])
+    kept.copy("/work", "a", "eve")
+    used = [Copy(place=f"/home/{user}/snapshots/{name}/src", active=True, last_s=0.0) for user, name in (("eve", "a"), ("ada", "b"))]
+    kept.sweep(used, 0.0, 0.0)
+    kept.copy("/work", "c", "eve")
+    now_s[0] += 3_600.0
+    kept.copy("/work", "d", "eve")
+    assert [(about["sweep"], about["names"]) for about in backend.asked] == [(False, ("a",)), (True, ("c", "a")), (False, ("d", "a"))]
 
 
 @pytest.mark.parametrize("place", ["", "/", "{copy}/../x", "{copy}x", "{copy}/../../..", "{copy}" + "/y" * 9_000])
