@@ -188,6 +188,20 @@ def test_a_process_has_nothing_of_the_controllers_environment_and_terminal(tmp_p
     eve(backend).leave()
 
 
+def test_an_operator_is_told_whose_process_obeys_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user may stop it, and so keep what the own jobs hold for as long as Slurm lets them."""
+    monkeypatch.setattr(slurm_users, "ANSWER_S", 0.2)
+    word = json.dumps({"seen": [asdict(Observation(job=2, attempt=1, seen=Seen.RUNNING))]})
+    backend = site_of(tmp_path, liar(tmp_path, GREETING, word))
+    eve(backend).look_after((2, 1))
+    wait_until(lambda: eve(backend).seen((2, 1)) is not None)
+    assert backend.report()["troubles"] == {}
+    backend.stop(2, 1, grace_s=0.0, reason="preempt")
+    wait_until(lambda: "obeyed nothing" in backend.report()["troubles"].get("eve", ""))
+    assert {one.job: one.seen for one in backend.observe()}[2] is Seen.RUNNING  # its GPUs are given to nobody
+    eve(backend).leave()
+
+
 def test_who_has_asked_is_told_at_once_that_the_controller_stops(tmp_path: Path) -> None:
     """Else it would wait for minutes for the last copies that were asked for."""
     backend = site_of(tmp_path, program(tmp_path, "sleep 0.2"))  # it says nothing: the question has not been sent

@@ -61,7 +61,7 @@ FIRST_UID = 1_000  # accounts below are the system's
 RETRY_S = 5.0  # before a user's process that has gone is started again
 IDLE_S = 60.0  # a process of whose user nothing is there goes after so long: each asks slurmctld once a second
 LEAVE_S = 5.0
-COST = 9.0  # times as long as it took to hear a word the next one waits
+COST = 9.0  # times as long as it took this processor to hear a word the next one waits
 TROUBLE = 300  # characters
 PIPE_BYTES = 64 << 10  # what a pipe holds
 ANSWER_S = 10.0  # to a question, with the start of a process
@@ -230,7 +230,7 @@ class SlurmAsUsers:
 
     def report(self) -> dict[str, Any]:
         with self._lock:
-            troubles = {user: agent.trouble for user, agent in self._agents.items() if agent.trouble}
+            troubles = {user: trouble for user, agent in self._agents.items() if (trouble := agent.troubled())}
             return {**self._nodes.report(), "attempts": len(self._marks), "troubles": troubles,
                     "mode": f"site: every job is submitted as its user, by sudo {self._program}"}  # fmt: skip
 
@@ -314,6 +314,7 @@ class Agent:
         self._keys: set[Key] = set()  # attempts that are not forgotten
         self._told: set[Key] = set()  # of these, those that some process of the user may know of
         self._pending: dict[int, Request] = {}
+        self._owing_s = math.inf  # monotonic: since when something is pending, and nothing has been obeyed
         self._questions: dict[int, Question] = {}
         self._seen: dict[Key, Observation] | None = None  # None: this process has said nothing yet
         self._placed: dict[Key, set[str]] = {}
@@ -324,6 +325,8 @@ class Agent:
 
     def ask(self, request: Request) -> None:
         with self._work:
+            if not self._pending:
+                self._owing_s = time.monotonic()
             self._pending[request.id] = request
             if request.verb == "forget":
                 self._keys.discard(request.key)
@@ -348,6 +351,12 @@ class Agent:
 
     def silent(self, for_s: float) -> str:
         return f"the process of {self._user} has given no answer for {for_s:g} s" + (f": {self.trouble}" if self.trouble else "")
+
+    def troubled(self) -> str:
+        """Why its jobs may not do as they are told; nothing, mostly."""
+        with self._work:
+            owing_s = time.monotonic() - self._owing_s if self._pending else 0.0
+            return self.trouble or (f"its process has obeyed nothing for {owing_s:.0f} s" if owing_s > ANSWER_S else "")
 
     def look_after(self, key: Key) -> None:
         """An attempt of a controller before this one: something is to be heard of it."""
@@ -458,7 +467,7 @@ class Agent:
             self._process, self._idle = process, False
         why, greeted = "", False
         while line := process.stdout.readline(WORD_BYTES):
-            began_s = time.monotonic()
+            began_s = time.thread_time()
             try:
                 word = WORD.validate_json(line)
                 if not all(map(_is_sane, word.seen or ())):
@@ -472,7 +481,7 @@ class Agent:
                 helpers[-1].start()
             self._hear(word)
             why = _one_line(word.trouble) or why
-            time.sleep(max(PAUSE_S / 2, COST * (time.monotonic() - began_s)))  # one that talks without end is not listened to without end
+            time.sleep(max(PAUSE_S / 2, COST * (time.thread_time() - began_s)))  # one that talks without end is not listened to without end
         with self._work:
             self._process = None
             self._work.notify_all()
@@ -501,6 +510,7 @@ class Agent:
                 self.trouble = ""
             for id, error in word.answers:
                 request = self._pending.pop(id, None)
+                self._owing_s = time.monotonic()
                 if error and request is not None:
                     self.trouble = _one_line(error)
                     log.warning("%s of attempt %s of job %s: %s", request.verb, request.key[1], request.key[0], self.trouble)
