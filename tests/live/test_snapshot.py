@@ -59,6 +59,26 @@ def test_modes_and_links_inside_are_kept(repository: Path, tmp_path: Path) -> No
     assert os.readlink(place / "link.py") == "train.py"
 
 
+def test_what_a_repository_has_git_run_reads_nothing_of_the_input_of_who_copies_it(repository: Path, tmp_path: Path) -> None:
+    """In site mode that is where the controller's requests come from."""
+    monitor = tmp_path / "monitor"
+    monitor.write_text(f"#!/bin/sh\ncat > {tmp_path}/read\nprintf 'token\\0'\n")
+    monitor.chmod(0o755)
+    subprocess.run(["git", "config", "core.fsmonitor", monitor], cwd=repository, check=True)
+    before, (end, begin) = os.dup(0), os.pipe()
+    os.write(begin, b"a request")
+    os.close(begin)
+    os.dup2(end, 0)
+    try:
+        snapshot(repository, tmp_path / "copy")
+    finally:
+        os.dup2(before, 0)
+    assert (tmp_path / "read").read_bytes() == b""
+    assert os.read(end, 100) == b"a request"
+    os.close(end)
+    os.close(before)
+
+
 def test_a_link_that_leads_out_is_refused_and_nothing_stays(repository: Path, tmp_path: Path) -> None:
     (repository / "out").symlink_to("/etc/hostname")
     with pytest.raises(InputError, match="leads out of the repository"):
