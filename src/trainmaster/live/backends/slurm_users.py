@@ -515,8 +515,10 @@ class Agent:
                     self.trouble = _one_line(error)
                     log.warning("%s of attempt %s of job %s: %s", request.verb, request.key[1], request.key[0], self.trouble)
             if word.seen is not None:
-                seen = {(one.job, one.attempt): replace(one, message=_one_line(one.message, MESSAGE)) for one in word.seen}
-                self._seen = {key: one for key, one in seen.items() if key in self._keys}
+                self._seen = {
+                    (one.job, one.attempt): one if one.message.isprintable() else replace(one, message=_one_line(one.message, MESSAGE))
+                    for one in word.seen if (one.job, one.attempt) in self._keys
+                }  # fmt: skip
                 self._placed = {}
                 for job, attempt, node in word.placed:
                     if (job, attempt) in self._keys:
