@@ -188,6 +188,29 @@ def test_a_process_has_nothing_of_the_controllers_environment_and_terminal(tmp_p
     eve(backend).leave()
 
 
+def test_as_whom_nothing_may_run_is_tried_less_and_less_often_unless_somebody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has left the group, and has an attempt there: sudo may write a mail about each."""
+    monkeypatch.setattr(slurm_users, "RETRY_S", 0.01)
+    monkeypatch.setattr(slurm_users, "MOST_RETRIES", 1 << 20)
+    backend = site_of(tmp_path, program(tmp_path, f"echo one >> {tmp_path}/starts; echo 'sudo: a password is required' >&2; exit 1"))
+    backend._check_account = lambda user: None  # type: ignore[method-assign]
+
+    def starts() -> int:
+        return len((tmp_path / "starts").read_text().split()) if (tmp_path / "starts").exists() else 0
+
+    began_s = time.monotonic()
+    eve(backend).look_after((2, 1))
+    wait_until(lambda: starts() >= 5)
+    assert time.monotonic() - began_s >= 0.01 * (4 + 8 + 16)  # after the second, the third and the fourth
+    for before in range(starts(), starts() + 8):  # the last of these alone would be waited for longer than a test may take
+        with pytest.raises(BackendError, match="nothing runs as eve"):
+            backend.ask("eve", 30.0, verb="drop", names=())
+        assert starts() > before
+    eve(backend).leave()
+
+
 def test_an_operator_is_told_whose_process_obeys_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user may stop it, and so keep what the own jobs hold for as long as Slurm lets them."""
     monkeypatch.setattr(slurm_users, "ANSWER_S", 0.2)

@@ -59,6 +59,7 @@ from trainmaster.live.node.said import METRIC_NAME, METRICS
 
 FIRST_UID = 1_000  # accounts below are the system's
 RETRY_S = 5.0  # before a user's process that has gone is started again
+MOST_RETRIES = 64  # times as long at most, where none comes: sudo may write a mail about each
 IDLE_S = 60.0  # a process of whose user nothing is there goes after so long: each asks slurmctld once a second
 LEAVE_S = 5.0
 COST = 9.0  # times as long as it took this processor to hear a word the next one waits
@@ -319,7 +320,7 @@ class Agent:
         self._seen: dict[Key, Observation] | None = None  # None: this process has said nothing yet
         self._placed: dict[Key, set[str]] = {}
         self._entrances: dict[Key, int] = {}
-        self._leaving = self._idle = False
+        self._leaving = self._idle = self._hurry = False
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
 
@@ -333,6 +334,7 @@ class Agent:
                 self._told.discard(request.key)
             else:
                 self._keys.add(request.key)
+            self._hurry |= request.verb == "start"
             self._begin()
 
     def question(self, request: Request) -> Future[Reply]:
@@ -342,6 +344,7 @@ class Agent:
                 raise BackendError(f"{self._user}'s process has {len(self._questions)} questions to answer; try again later")
             asked = self._questions[request.id] = Question(request)
             asked.reply.add_done_callback(lambda _: self._no_longer(request.id))
+            self._hurry = True
             self._begin()
         return asked.reply
 
@@ -418,16 +421,19 @@ class Agent:
     # -- its thread ------------------------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        refused = 0  # times in a row
         while True:
             with self._work:
                 self._work.wait_for(lambda: self._leaving or self._wanted)
                 if self._leaving:
                     return
+                self._hurry = False
             try:
                 greeted, why = self._talk()
             except OSError as error:
                 greeted, why = False, f"{self._argv[0]}: {error.strerror}"
             unheard: set[Key] = set()
+            refused = 0 if greeted else refused + 1
             with self._work:
                 lost = [self._questions.pop(id) for id, one in list(self._questions.items()) if one.sent or not greeted]
                 self._process, self._seen = None, None
@@ -442,7 +448,10 @@ class Agent:
                 _settle(one.reply, BackendError(f"nothing runs as {self._user}: {why} (docs/slurm.md)"))
             self._changed()
             with self._work:
-                self._work.wait_for(lambda: self._leaving, RETRY_S if self._wanted and not self._idle else 0.0)
+                if self._wanted and not self._idle:
+                    self._work.wait_for(lambda: self._leaving, RETRY_S)
+                    if refused > 1:  # unless somebody waits
+                        self._work.wait_for(lambda: self._leaving or self._hurry, RETRY_S * min(2**refused, MOST_RETRIES))
 
     @property
     def _wanted(self) -> bool:
