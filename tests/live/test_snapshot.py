@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -58,6 +59,26 @@ def test_modes_and_links_inside_are_kept(repository: Path, tmp_path: Path) -> No
     assert os.readlink(place / "link.py") == "train.py"
 
 
+def test_what_a_repository_has_git_run_reads_nothing_of_the_input_of_who_copies_it(repository: Path, tmp_path: Path) -> None:
+    """In site mode that is where the controller's requests come from."""
+    monitor = tmp_path / "monitor"
+    monitor.write_text(f"#!/bin/sh\ncat > {tmp_path}/read\nprintf 'token\\0'\n")
+    monitor.chmod(0o755)
+    subprocess.run(["git", "config", "core.fsmonitor", monitor], cwd=repository, check=True)
+    before, (end, begin) = os.dup(0), os.pipe()
+    os.write(begin, b"a request")
+    os.close(begin)
+    os.dup2(end, 0)
+    try:
+        snapshot(repository, tmp_path / "copy")
+    finally:
+        os.dup2(before, 0)
+    assert (tmp_path / "read").read_bytes() == b""
+    assert os.read(end, 100) == b"a request"
+    os.close(end)
+    os.close(before)
+
+
 def test_a_link_that_leads_out_is_refused_and_nothing_stays(repository: Path, tmp_path: Path) -> None:
     (repository / "out").symlink_to("/etc/hostname")
     with pytest.raises(InputError, match="leads out of the repository"):
@@ -100,3 +121,25 @@ def test_a_copy_goes_when_the_last_of_its_jobs_has_ended_so_long_ago(site, repos
     assert set(kept.sweep(s.controller.store.copies(), ended_s + week_s, week_s)) == copies
     assert kept.sweep(s.controller.store.copies(), now_s + 2 * 3_600, week_s) == [orphan]
     assert list(kept.folder.iterdir()) == []
+
+
+def test_where_users_own_processes_copy_nobody_waits_for_another_users() -> None:
+    """Which may be stopped, and then is waited for as long as git may take."""
+    go = threading.Event()
+
+    class Stopped(KeptHere):
+        by_users = True
+
+        def copy(self, source: str, name: str, user: str) -> str:
+            assert user == "ada" or go.wait(30)
+            return f"/{user}"
+
+    snapshots = Snapshots(Stopped(Path("/none")))
+    ones = [spec(1, snapshot="/work")]
+    waiting = [snapshots.pool("eve").submit(snapshots.of, ones, "eve") for _ in range(5)]
+    try:
+        assert snapshots.pool("ada").submit(snapshots.of, ones, "ada").result(10)[0][0].snapshot == "/ada"
+        assert not any(one.done() for one in waiting)
+    finally:
+        go.set()
+    assert [one.result(10)[0][0].snapshot for one in waiting] == ["/eve"] * 5

@@ -49,7 +49,7 @@ class Plane:
         if any(spec.snapshot is not None for spec in specs):
             if self._snapshots is None:
                 raise InputError("snapshot: this controller keeps no copies of repositories")
-            return self._snapshots.pool.submit(self._submit_copies, self._snapshots, specs, actor, key)
+            return self._snapshots.pool(actor).submit(self._submit_copies, self._snapshots, specs, actor, key)
         return self.controller.ask(lambda c, changes: verbs.submit(c, changes, specs, actor, key))
 
     def _submit_copies(self, snapshots: Snapshots, specs: Sequence[JobSpec], actor: str, key: str | None) -> list[int]:

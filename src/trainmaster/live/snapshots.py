@@ -16,7 +16,7 @@ from trainmaster.live.node.snapshot import snapshot
 from trainmaster.live.spec import JobSpec
 from trainmaster.live.store import Copy
 
-AT_ONCE = 2  # copies; who asks for more waits
+AT_ONCE = 2  # copies by one process; who asks for more waits
 SWEEP_S = 600.0
 UNUSED_S = 3_600.0  # a copy so old that no job runs in was made for a request that was refused, or never finished
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 class Keeper(Protocol):
     """Where the copies are kept, one a request and folder, each under a name of its own."""
+
+    by_users: bool  # each user's are made by a process of that user, which may take its time: nobody else waits for it
 
     def copy(self, source: str, name: str, user: str) -> str:
         """The place in it that `source` is a copy of. InputError says what is in the way; then there is none."""
@@ -38,7 +40,11 @@ class Keeper(Protocol):
 class Snapshots:
     def __init__(self, keeper: Keeper) -> None:
         self.keeper = keeper
-        self.pool = ThreadPoolExecutor(AT_ONCE, "snapshot")  # git and a disk take their time: no request waits for another's
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+
+    def pool(self, user: str) -> ThreadPoolExecutor:
+        """Git and a disk take their time: no other request waits for it."""
+        return self._pools.setdefault(user if self.keeper.by_users else "", ThreadPoolExecutor(AT_ONCE, "snapshot"))
 
     def of(self, specs: Sequence[JobSpec], user: str) -> tuple[list[JobSpec], list[str]]:
         """The specs with their copies in place of the folders to be copied; the copies' names. All or none, as InputError says."""
@@ -72,6 +78,8 @@ class Snapshots:
 
 class KeptHere:
     """By this process, in a folder of its account's."""
+
+    by_users = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

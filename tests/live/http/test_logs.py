@@ -9,7 +9,10 @@ import time
 import pytest
 
 from live.http.fakes import API, Served
+from trainmaster.errors import BackendError
+from trainmaster.live.http import logs as streams
 from trainmaster.live.http.settings import Settings
+from trainmaster.live.logs import About
 from trainmaster.live.states import State
 
 
@@ -229,3 +232,50 @@ def test_a_log_that_both_attempts_append_to_is_followed_once(running):
         control.log(1, b"second\n")
 
     assert following(running, [again, lambda: control.end(1)]) == b"first\nsecond\n"
+
+
+class Away:
+    """A log whose reader is not always there: what it gives, one answer a question. It is all of an attempt's logs, too."""
+
+    def __init__(self, *answers: bytes | None) -> None:
+        self.answers = list(answers)
+
+    async def sizes(self):
+        self._answer(self.answers[:1])
+        return {"0": 6}
+
+    async def open(self, rank):
+        return self
+
+    async def about(self):
+        return About((0, 0), 6)
+
+    async def read(self, offset, most=0):
+        answer = self.answers.pop(0) if self.answers else b""
+        self._answer([answer])
+        return answer, offset + len(answer)
+
+    def close(self):
+        pass
+
+    def _answer(self, answers):
+        if None in answers:
+            raise BackendError("the process of ana has gone")
+
+
+def test_who_follows_does_not_notice_that_the_one_who_reads_was_away(running, monkeypatch):
+    monkeypatch.setattr(streams, "AGAIN_S", 0.01)
+    away = Away(b"abc", None, None, b"def")
+    monkeypatch.setattr(running.control, "logs", lambda job, attempt=None: away)
+    running.control.end(1)
+
+    assert logs(running, "follow=true").content == b"abcdef"
+
+
+def test_who_goes_on_to_follow_is_told_that_nobody_can_read_the_log(running, monkeypatch):
+    """Before the first byte: after it there would be no words for it, and who follows would ask again for ever."""
+    monkeypatch.setattr(running.control, "logs", lambda job, attempt=None: Away(None))
+
+    answer = logs(running, "follow=true&since=1&offset=3")
+
+    assert (answer.status_code, answer.json()["error"]) == (503, "the process of ana has gone")

@@ -105,6 +105,20 @@ def test_the_page_of_a_job_says_why_its_log_cannot_be_shown(served, monkeypatch)
     assert 'id="log"' not in answer.text
 
 
+def test_the_page_of_a_job_is_there_when_its_users_account_is_gone_and_the_log_with_it(served, monkeypatch):
+    served.submit("ana")
+    served.control.run(1)
+
+    def gone(job, attempt=None):
+        raise NotFound(f"job {job} has no log: there is no Unix account ana here" if attempt in (None, 1) else f"no attempt {attempt}")
+
+    monkeypatch.setattr(served.control, "logs", gone)
+
+    assert "there is no Unix account ana here" in served.browser("ana").get("/jobs/1").text
+    assert served.browser("ana").get("/jobs/1?attempt=1").status_code == 200
+    assert served.browser("ana").get("/jobs/1?attempt=2").status_code == 404
+
+
 def test_the_page_of_a_job_that_has_not_started_asks_for_no_log(served, monkeypatch):
     served.submit("ana")
 

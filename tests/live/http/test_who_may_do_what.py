@@ -122,6 +122,18 @@ def test_a_user_is_listed_own_jobs_and_told_of_the_rest_in_sums(running):
     assert {event["job"] for event in bob.get(f"{API}/events").json()["events"]} == {mine}
 
 
+def test_of_troubles_with_users_processes_a_user_is_told_the_own(served, monkeypatch):
+    status = served.control.status()
+    troubles = {"ana": "its process has gone", "bob": "sudo: a password is required"}
+    monkeypatch.setattr(served.control, "status", lambda: {**status, "backend": {"name": "slurm", "troubles": troubles}})
+
+    told = {who: served.as_(who).get(f"{API}/status").json()["backend"] for who in ("ana", "cleo", "viewer", "operator")}
+
+    assert told["ana"] == {"name": "slurm", "troubles": {"ana": "its process has gone"}}
+    assert told["cleo"]["troubles"] == {}
+    assert told["viewer"]["troubles"] == told["operator"]["troubles"] == troubles
+
+
 def test_who_is_ahead_of_ones_job_is_told_without_names(served):
     served.submit("ana")
     mine = served.submit("bob")

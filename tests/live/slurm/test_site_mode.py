@@ -10,15 +10,16 @@ import pwd
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from live.backends.harness import PATIENCE_S, Harness
 from live.slurm.accounts import Site
+from live.slurm.liars import answering, liar, site_of, wait_until
 from trainmaster.errors import BackendError, InputError, NotFound, TrainmasterError
 from trainmaster.live.backends import slurm_users
 from trainmaster.live.backends.base import Attempt, NodeShare, Observation, Seen
@@ -33,7 +34,7 @@ from trainmaster.live.rules import Rules
 from trainmaster.live.settings import settings_of
 from trainmaster.live.spec import JobSpec
 from trainmaster.live.states import State
-from trainmaster.live.store import Store
+from trainmaster.live.store import Copy, Store
 from trainmaster.live.up import backend_of
 from trainmaster.policies.registry import find_policy
 
@@ -205,33 +206,6 @@ def test_as_user_chooses_site_mode_and_goes_with_slurm_alone(tmp_path: Path) -> 
         backend_of(settings_of({**flags, "backend": "local"}))
 
 
-def wait_until(reached: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + PATIENCE_S
-    while not reached():
-        assert time.monotonic() < until_s
-        time.sleep(0.02)
-
-
-def liar(tmp_path: Path, *lines: str) -> list[str]:
-    """A process that says so and waits."""
-    program = tmp_path / "liar"
-    program.write_text("\n".join(["#!/bin/sh", *(f"echo '{line}'" for line in lines), "cat > /dev/null", ""]))
-    program.chmod(0o755)
-    return [str(program)]
-
-
-def site_of(tmp_path: Path, argv: list[str]) -> SlurmAsUsers:
-    """eve's process is the one given; ada's attempt 1 of job 1 and eve's of job 2 are there."""
-    backend = SlurmAsUsers(tmp_path / "state", tmp_path / "program")
-    (tmp_path / "state" / "site" / "live").mkdir(parents=True)
-    backend._site = "0"
-    hello = Hello(site="0", slurm_conf=None, log_limit=0)
-    for job, user in ((1, "ada"), (2, "eve")):
-        backend._marks[job, 1] = Mark(user, {"n1": 1.0})
-        backend._agents[user] = Agent(user, argv if user == "eve" else ["cat"], hello, lambda: None, backend._shut_out)
-    return backend
-
-
 def test_what_the_process_of_a_user_says_of_another_users_job_is_not_believed(tmp_path: Path) -> None:
     forged = [Observation(job=job, attempt=1, seen=Seen.ENDED, exit_code=0, ended_s=1.0) for job in (1, 2, 3)]
     word = Word(seen=tuple(forged), placed=((1, 1, "n1"), (2, 1, "n1"), (2, 1, "n9")))
@@ -283,18 +257,6 @@ def test_a_start_that_may_have_been_heard_is_not_called_refused(tmp_path: Path, 
     wait_until(lambda: backend._agents["eve"].trouble != "")
     assert {one.job: one.seen for one in backend.observe()} == {1: Seen.UNKNOWN, 2: Seen.UNKNOWN}
     backend._agents["eve"].leave()
-
-
-def answering(tmp_path: Path, **reply: Any) -> SlurmAsUsers:
-    """eve's process gives this answer to whatever it is asked."""
-    program = tmp_path / "answers"
-    said, replied = json.dumps(asdict(Word())), json.dumps({"replies": [{"id": 0, **reply}] * 2}).replace('"id": 0', '"id": \'"$id"\'')
-    each = f"id=${{asked#*:}}; id=${{id%%,*}}; echo '{replied}'"
-    program.write_text(f"#!/bin/sh\necho '{said}'\nread hello\nwhile read asked; do {each}; done\n")
-    program.chmod(0o755)
-    backend = site_of(tmp_path, [str(program)])
-    backend._check_account = lambda user: None  # type: ignore[method-assign]
-    return backend
 
 
 def test_what_a_users_process_answers_about_a_log_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -395,6 +357,31 @@ def test_a_users_process_drops_copies_that_nobody_uses_before_it_makes_another(t
                 answer(backend, Request(verb=verb, names=(name,), **about))
     answer(backend, Request(verb="drop", names=(names[0], names[1]), **about))
     assert sorted(path.name for path in folder.iterdir()) == names[2:]
+
+
+def test_copies_are_dropped_only_while_it_is_known_which_are_in_use() -> None:
+    """The store may be away for hours: a copy whose job was taken in just before is old by then, and its job runs."""
+
+    class Backend:
+        asked: ClassVar[list[dict[str, Any]]] = []
+
+        def folder_of(self, user: str) -> str:
+            return f"/home/{user}"
+
+        def ask(self, user: str, within_s: float, **about: Any) -> Reply:
+            self.asked.append(about)
+            return Reply(id=1, place=f"/home/{user}/snapshots/{about['names'][0]}")
+
+    now_s = [1_000.0]
+    backend: Any = Backend()
+    kept = KeptByUsers(backend, clock=lambda: now_s[0])
+    kept.copy("/work", "a", "eve")
+    used = [Copy(place=f"/home/{user}/snapshots/{name}/src", active=True, last_s=0.0) for user, name in (("eve", "a"), ("ada", "b"))]
+    kept.sweep(used, 0.0, 0.0)
+    kept.copy("/work", "c", "eve")
+    now_s[0] += 3_600.0
+    kept.copy("/work", "d", "eve")
+    assert [(about["sweep"], about["names"]) for about in backend.asked] == [(False, ("a",)), (True, ("c", "a")), (False, ("d", "a"))]
 
 
 @pytest.mark.parametrize("place", ["", "/", "{copy}/../x", "{copy}x", "{copy}/../../..", "{copy}" + "/y" * 9_000])

@@ -17,6 +17,7 @@ from trainmaster.live.control import AttemptRecord, EventRecord, JobFilter, JobR
 from trainmaster.live.states import State
 from trainmaster.live.store import JobRow, NewEvent, PolicyMemory, Store, Usage
 from trainmaster.live.store.reads import listing
+from trainmaster.live.store.transaction import Transaction
 
 EVERY_COLUMN = {
     "name": "größer", "user": "ada", "queue": "research", "account": "grant-7", "state": State.PREEMPTING, "reason": "for job 9",
@@ -192,6 +193,19 @@ def test_a_request_that_is_repeated_makes_what_it_made_the_first_time(store: Sto
         assert tx.remember_key("ada", "k", [11, 12]) == [7, 8]  # in a later one
         assert tx.remember_key("bob", "k", [11, 12]) == [11, 12]
     assert (store.ids_of_key("ada", "k"), store.ids_of_key("bob", "k")) == ([7, 8], [11, 12])
+
+
+def test_a_request_is_known_again_where_it_is_not_told_how_many_rows_were_inserted(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """As SQLAlchemy before 2.0.28 on PostgreSQL, which does not know that it is asked to."""
+
+    class Untold:
+        rowcount = -1
+
+    execute = Transaction._execute
+    monkeypatch.setattr(Transaction, "_execute", lambda *about: (execute(*about), Untold())[1])
+    with store.begin() as tx:
+        assert tx.remember_key("ada", "k", [7, 8]) == [7, 8]
+        assert tx.remember_key("ada", "k", [9, 10]) == [7, 8]
 
 
 def test_a_request_is_remembered_by_actor_and_key_until_it_is_forgotten(store: Store, clock: Clock):

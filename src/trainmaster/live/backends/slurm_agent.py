@@ -24,6 +24,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -37,10 +38,12 @@ from trainmaster.live.backends.slurm import SlurmBackend
 from trainmaster.live.node.snapshot import snapshot
 from trainmaster.live.snapshots import UNUSED_S
 
-LINE_BYTES = 64 << 20  # of a request: a job's environment and script; of a word: thousands of observations
+LINE_BYTES = 64 << 20  # of a request: a job's environment and script
+WORD_BYTES = 16 << 20  # thousands of observations. A larger one would hold the controller up for seconds
 MESSAGE = 2_000  # characters of an observation's
 PAUSE_S = 0.05  # between two words
 REPLIES_BYTES = 4 << 20  # of the replies in one word, or somewhat more
+LOGS = 10_000  # of an attempt: so many are told of
 AT_ONCE = 4  # questions: two more than a controller has copies made (live/snapshots.py), so that logs do not wait for git
 SNAPSHOTS = "snapshots"
 
@@ -265,7 +268,7 @@ def _answer_with_a_log(backend: SlurmBackend, request: Request) -> Reply:
     """About an attempt's logs. They are found by its numbers, and may be links to files that the job named: read as this user, no more."""
     files = backend.log_files(*request.key)
     if request.verb == "sizes":
-        return Reply(id=request.id, sizes=logs.sizes(files))
+        return Reply(id=request.id, sizes=dict(islice(logs.sizes(files).items(), LOGS)))
     if request.rank not in files:
         raise NotFound(f"attempt {request.key[1]} of job {request.key[0]} has no log of rank {request.rank}")
     with logs.open_log(files[request.rank]) as file:

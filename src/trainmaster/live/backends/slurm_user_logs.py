@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from typing import Literal, Protocol
 
 from trainmaster.errors import BackendError
-from trainmaster.live.backends.slurm_agent import Reply
+from trainmaster.live.backends.slurm_agent import LOGS, Reply
 from trainmaster.live.logs import CHUNK, About
 
 RANK = re.compile(r"[A-Za-z0-9_.-]{1,32}")
@@ -31,6 +31,8 @@ class UserLogs:
 
     async def sizes(self) -> dict[str, int]:
         told = (await self._ask("sizes")).sizes
+        if len(told) > LOGS:
+            raise BackendError(SENSELESS)
         return {rank: size for rank, size in told.items() if RANK.fullmatch(rank) and 0 <= size < LARGEST}
 
     async def open(self, rank: str) -> UserLog | None:
@@ -50,6 +52,8 @@ class UserLog:
 
     async def read(self, offset: int, most: int = CHUNK) -> tuple[bytes, int]:
         reply = await self._ask("read", rank=self._rank, offset=offset, most=most)
+        if len(reply.data) > 4 * (most // 3 + 1):  # before it is decoded, where others wait
+            raise BackendError(SENSELESS)
         try:
             data = base64.b64decode(reply.data, validate=True)
         except ValueError:

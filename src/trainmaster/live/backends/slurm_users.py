@@ -13,7 +13,6 @@ what was given: who must be asked after a restart.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import logging
@@ -21,16 +20,17 @@ import math
 import os
 import pwd
 import secrets
+import select
 import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -41,10 +41,10 @@ from trainmaster.live.backends.slurm import SlurmBackend
 from trainmaster.live.backends.slurm_agent import (
     FAULTS,
     HELLO,
-    LINE_BYTES,
     MESSAGE,
     PAUSE_S,
     REQUEST,
+    WORD_BYTES,
     Hello,
     Reply,
     Request,
@@ -55,16 +55,22 @@ from trainmaster.live.backends.slurm_commands import step_into
 from trainmaster.live.backends.slurm_user_logs import UserLogs
 from trainmaster.live.node import folder as files
 from trainmaster.live.node import gang, lookalikes
-from trainmaster.live.node.said import METRICS
+from trainmaster.live.node.said import METRIC_NAME, METRICS
 
 FIRST_UID = 1_000  # accounts below are the system's
 RETRY_S = 5.0  # before a user's process that has gone is started again
+MOST_RETRIES = 64  # times as long at most, where none comes: sudo may write a mail about each
 IDLE_S = 60.0  # a process of whose user nothing is there goes after so long: each asks slurmctld once a second
 LEAVE_S = 5.0
+COST = 9.0  # times as long as it took this processor to hear a word the next one waits
+TROUBLE = 300  # characters
+PIPE_BYTES = 64 << 10  # what a pipe holds
 ANSWER_S = 10.0  # to a question, with the start of a process
 MOST_QUESTIONS = 256  # of one user's that are not answered
 SITE_FILE = "site.json"
 MOST = 1 << 62
+LATEST_S = 250e9  # in the year 9892: what shows times knows none much later
+PASSED_ON = ("PATH", "LANG", "TZ")  # of the environment: the rest is the controller's own, and sudo may be told to keep it
 WORD = TypeAdapter(Word)
 
 log = logging.getLogger(__name__)
@@ -122,8 +128,11 @@ class SlurmAsUsers:
     def close(self) -> None:
         with self._lock:
             agents = list(self._agents.values())
+        for agent in agents:  # all of them at once
+            agent.dismiss()
+        until_s = time.monotonic() + LEAVE_S
         for agent in agents:
-            agent.leave()
+            agent.leave(until_s)
         self._nodes.close()
 
     drop = close  # nothing more is said when a controller goes well
@@ -222,7 +231,7 @@ class SlurmAsUsers:
 
     def report(self) -> dict[str, Any]:
         with self._lock:
-            troubles = {user: agent.trouble for user, agent in self._agents.items() if agent.trouble}
+            troubles = {user: trouble for user, agent in self._agents.items() if (trouble := agent.troubled())}
             return {**self._nodes.report(), "attempts": len(self._marks), "troubles": troubles,
                     "mode": f"site: every job is submitted as its user, by sudo {self._program}"}  # fmt: skip
 
@@ -236,6 +245,8 @@ class SlurmAsUsers:
             account = pwd.getpwnam(user)
         except (KeyError, ValueError):
             raise InputError(f"there is no Unix account {user} here: in site mode a job runs as the account of its user") from None
+        if account.pw_name != user:  # a directory may not mind the case of letters: two processes would wait for each other
+            raise InputError(f"the Unix account {user} is called {account.pw_name} here: a token must name it so")
         if account.pw_uid < FIRST_UID and user != self._me:
             raise InputError(f"{user} is an account of the system (uid {account.pw_uid}): no job runs as it")
 
@@ -304,22 +315,26 @@ class Agent:
         self._keys: set[Key] = set()  # attempts that are not forgotten
         self._told: set[Key] = set()  # of these, those that some process of the user may know of
         self._pending: dict[int, Request] = {}
+        self._owing_s = math.inf  # monotonic: since when something is pending, and nothing has been obeyed
         self._questions: dict[int, Question] = {}
         self._seen: dict[Key, Observation] | None = None  # None: this process has said nothing yet
-        self._placed: dict[Key, list[str]] = {}
+        self._placed: dict[Key, set[str]] = {}
         self._entrances: dict[Key, int] = {}
-        self._leaving = self._idle = False
+        self._leaving = self._idle = self._hurry = False
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
 
     def ask(self, request: Request) -> None:
         with self._work:
+            if not self._pending:
+                self._owing_s = time.monotonic()
             self._pending[request.id] = request
             if request.verb == "forget":
                 self._keys.discard(request.key)
                 self._told.discard(request.key)
             else:
                 self._keys.add(request.key)
+            self._hurry |= request.verb == "start"
             self._begin()
 
     def question(self, request: Request) -> Future[Reply]:
@@ -329,6 +344,7 @@ class Agent:
                 raise BackendError(f"{self._user}'s process has {len(self._questions)} questions to answer; try again later")
             asked = self._questions[request.id] = Question(request)
             asked.reply.add_done_callback(lambda _: self._no_longer(request.id))
+            self._hurry = True
             self._begin()
         return asked.reply
 
@@ -338,6 +354,12 @@ class Agent:
 
     def silent(self, for_s: float) -> str:
         return f"the process of {self._user} has given no answer for {for_s:g} s" + (f": {self.trouble}" if self.trouble else "")
+
+    def troubled(self) -> str:
+        """Why its jobs may not do as they are told; nothing, mostly."""
+        with self._work:
+            owing_s = time.monotonic() - self._owing_s if self._pending else 0.0
+            return self.trouble or (f"its process has obeyed nothing for {owing_s:.0f} s" if owing_s > ANSWER_S else "")
 
     def look_after(self, key: Key) -> None:
         """An attempt of a controller before this one: something is to be heard of it."""
@@ -361,46 +383,59 @@ class Agent:
         with self._work:
             return self._seen is None or any(one.key == key and one.verb == "start" for one in self._pending.values())
 
-    def placed(self, key: Key) -> list[str]:
+    def placed(self, key: Key) -> Set[str]:
         with self._work:
-            return self._placed.get(key, [])
+            return self._placed.get(key, frozenset())
 
     def entrance(self, key: Key) -> int | None:
         with self._work:
             return None if self._seen is None else self._entrances.get(key)
 
-    def leave(self) -> None:
+    def dismiss(self) -> None:
         """The process goes at the end of its input. It is another user's: it cannot be made to."""
         with self._work:
             self._leaving = True
-            process, thread = self._process, self._thread
+            left, self._questions = self._questions, {}
             self._work.notify_all()
-        if process is not None:
-            self._await_end(process)
-        if thread is not None:
-            thread.join(LEAVE_S)
+        for one in left.values():
+            _settle(one.reply, BackendError(f"the controller stops: {self._user}'s process is asked nothing more"))
 
-    def _await_end(self, process: subprocess.Popen[bytes]) -> None:
+    def leave(self, until_s: float | None = None) -> None:
+        self.dismiss()
+        with self._work:
+            process, thread = self._process, self._thread
+        until_s = time.monotonic() + LEAVE_S if until_s is None else until_s
+        if process is not None:
+            self._has_gone(process, until_s - time.monotonic())
+        if thread is not None:
+            thread.join(max(0.0, until_s - time.monotonic()))
+
+    def _has_gone(self, process: subprocess.Popen[bytes], within_s: float) -> bool:
         try:
-            process.wait(LEAVE_S)
+            process.wait(max(0.0, within_s))
         except subprocess.TimeoutExpired:
             log.warning("the process of %s does not go", self._user)
+            return False
+        return True
 
     # -- its thread ------------------------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        refused = 0  # times in a row
         while True:
             with self._work:
                 self._work.wait_for(lambda: self._leaving or self._wanted)
                 if self._leaving:
                     return
+                self._hurry = False
             try:
                 greeted, why = self._talk()
             except OSError as error:
                 greeted, why = False, f"{self._argv[0]}: {error.strerror}"
             unheard: set[Key] = set()
+            refused = 0 if greeted else refused + 1
             with self._work:
-                lost = [one for one in self._questions.values() if one.sent or not greeted]
+                lost = [self._questions.pop(id) for id, one in list(self._questions.items()) if one.sent or not greeted]
                 self._process, self._seen = None, None
                 self.trouble = why if self._wanted else ""
                 if not greeted:  # nobody has heard of what was to be started
@@ -413,24 +448,35 @@ class Agent:
                 _settle(one.reply, BackendError(f"nothing runs as {self._user}: {why} (docs/slurm.md)"))
             self._changed()
             with self._work:
-                self._work.wait_for(lambda: self._leaving, RETRY_S if self._wanted and not self._idle else 0.0)
+                if self._wanted and not self._idle:
+                    self._work.wait_for(lambda: self._leaving, RETRY_S)
+                    if refused > 1:  # unless somebody waits
+                        self._work.wait_for(lambda: self._leaving or self._hurry, RETRY_S * min(2**refused, MOST_RETRIES))
 
     @property
     def _wanted(self) -> bool:
         return bool(self._keys or self._pending or self._questions)
 
     def _talk(self) -> tuple[bool, str]:
-        """With one process, until it goes: whether it ever spoke, and what went wrong."""
-        process = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
+        """With one process, until it is gone: whether it ever spoke, and what went wrong.
+
+        It may be silent, talk without end, or stay when it should go: then no other is started, and nothing is held but this one.
+        """
+        process = subprocess.Popen(
+            self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/",
+            env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
+            start_new_session=True,  # without the controller's terminal, into which it could type
+        )  # fmt: skip
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        ended = os.pidfd_open(process.pid)  # others that it started may keep the pipes open
         last: deque[str] = deque(maxlen=1)
-        listener = threading.Thread(target=_keep_last, args=(process.stderr, last), daemon=True)
-        listener.start()
+        helpers = [threading.Thread(target=_keep_last, args=(process.stderr.fileno(), ended, last), daemon=True)]
+        helpers[0].start()
         with self._work:
             self._process, self._idle = process, False
         why, greeted = "", False
-        writer: threading.Thread | None = None
-        while line := process.stdout.readline(LINE_BYTES):
+        while line := process.stdout.readline(WORD_BYTES):
+            began_s = time.thread_time()
             try:
                 word = WORD.validate_json(line)
                 if not all(map(_is_sane, word.seen or ())):
@@ -438,21 +484,29 @@ class Agent:
             except ValueError:  # pydantic's, too
                 why = "its process says what cannot be understood"
                 break
-            if writer is None:  # from here on it is the user's process that listens, not sudo
-                greeted, writer = True, threading.Thread(target=self._write, args=(process.stdin, process), daemon=True)
-                writer.start()
+            if not greeted:  # from here on it is the user's process that listens, not sudo
+                greeted = True
+                helpers.append(threading.Thread(target=self._write, args=(process, ended), daemon=True))
+                helpers[-1].start()
             self._hear(word)
-            why = word.trouble or why
-            time.sleep(PAUSE_S / 2)  # one that talks without end is not listened to without end
+            why = _one_line(word.trouble) or why
+            time.sleep(max(PAUSE_S / 2, COST * (time.thread_time() - began_s)))  # one that talks without end is not listened to without end
         with self._work:
             self._process = None
             self._work.notify_all()
-        if writer is not None:
-            writer.join(LEAVE_S)
-        else:
+        process.stdout.close()
+        if not greeted:
             process.stdin.close()
-        self._await_end(process)
-        listener.join(1.0)
+        while not self._has_gone(process, LEAVE_S):
+            with self._work:
+                if self._leaving:
+                    return greeted, why
+                self._seen, self.trouble = None, f"{why or 'its process is silent'}, and does not go"
+        for helper in helpers:
+            helper.join()
+        os.close(ended)
+        process.stdin.close()
+        process.stderr.close()
         return greeted, why or next(iter(last), "its process has gone")
 
     def _unsaid(self, sent: Set[int]) -> list[Request]:
@@ -465,29 +519,37 @@ class Agent:
                 self.trouble = ""
             for id, error in word.answers:
                 request = self._pending.pop(id, None)
+                self._owing_s = time.monotonic()
                 if error and request is not None:
-                    log.warning("%s of attempt %s of job %s: %s", request.verb, request.key[1], request.key[0], error)
-                    self.trouble = error[:300]
+                    self.trouble = _one_line(error)
+                    log.warning("%s of attempt %s of job %s: %s", request.verb, request.key[1], request.key[0], self.trouble)
             if word.seen is not None:
-                self._seen = {(one.job, one.attempt): one for one in word.seen}
+                self._seen = {
+                    (one.job, one.attempt): one if one.message.isprintable() else replace(one, message=_one_line(one.message, MESSAGE))
+                    for one in word.seen if (one.job, one.attempt) in self._keys
+                }  # fmt: skip
                 self._placed = {}
                 for job, attempt, node in word.placed:
-                    self._placed.setdefault((job, attempt), []).append(node)
-                self._entrances = {(job, attempt): id for job, attempt, id in word.entrances if 0 < id < MOST}
+                    if (job, attempt) in self._keys:
+                        self._placed.setdefault((job, attempt), set()).add(node)
+                self._entrances = {(job, attempt): id for job, attempt, id in word.entrances
+                                   if 0 < id < MOST and (job, attempt) in self._keys}  # fmt: skip
             elif word.trouble:
-                self.trouble = word.trouble[:300]
+                self.trouble = _one_line(word.trouble)
             settled = [(one.reply, reply) for reply in word.replies if (one := self._questions.pop(reply.id, None)) is not None]
         for asked, reply in settled:
-            _settle(asked, FAULTS[reply.fault](reply.error[:MESSAGE]) if reply.fault else reply)
+            _settle(asked, FAULTS[reply.fault](_one_line(reply.error, MESSAGE)) if reply.fault else reply)
         if word.seen is not None or word.trouble:
             self._changed()
 
-    def _write(self, stdin: IO[bytes], process: subprocess.Popen[bytes]) -> None:
-        sent: set[int] = set()
+    def _write(self, process: subprocess.Popen[bytes], ended: int) -> None:
+        assert process.stdin is not None
+        pipe = process.stdin.fileno()
+        os.set_blocking(pipe, False)
+        sent: Set[int] = frozenset()
         try:
-            stdin.write(HELLO.dump_json(self._hello) + b"\n")
+            _send(pipe, ended, HELLO.dump_json(self._hello) + b"\n")
             while True:
-                stdin.flush()
                 with self._work:
                     while not self._leaving and self._process is process and not self._unsaid(sent):
                         if not self._work.wait(IDLE_S) and not self._wanted:
@@ -495,17 +557,28 @@ class Agent:
                             return
                     if self._leaving or self._process is not process:
                         return
-                    fresh, sent = self._unsaid(sent), sent | self._pending.keys()
+                    fresh, sent = self._unsaid(sent), set(self._pending)
                     self._told |= {one.key for one in fresh if one.id in self._pending} & self._keys
                     for asked in self._questions.values():
                         asked.sent = True
                 for request in fresh:
-                    stdin.write(REQUEST.dump_json(request) + b"\n")
+                    _send(pipe, ended, REQUEST.dump_json(request) + b"\n")
         except OSError:  # it has gone: the one who reads finds out
             pass
         finally:
-            with contextlib.suppress(OSError):
-                stdin.close()
+            process.stdin.close()
+
+
+def _send(pipe: int, ended: int, line: bytes) -> None:
+    """BrokenPipeError once nobody is there, whoever holds the pipe."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLOUT)
+    poll.register(ended, select.POLLIN)
+    left = memoryview(line)
+    while left:
+        if any(descriptor == ended for descriptor, _ in poll.poll()):
+            raise BrokenPipeError
+        left = left[os.write(pipe, left) :]
 
 
 def _settle(asked: Future[Reply], outcome: Reply | Exception) -> None:
@@ -521,14 +594,28 @@ def _is_sane(one: Observation) -> bool:
     counts = (one.exit_code, one.step, one.saved_step)
     return (
         all(count is None or 0 <= count < MOST for count in counts)
-        and all(time_s is None or 0 <= time_s < MOST for time_s in (one.started_s, one.ended_s))
+        and all(time_s is None or 0 <= time_s < LATEST_S for time_s in (one.started_s, one.ended_s))
         and all(figure is None or math.isfinite(figure) for figure in (one.rate, *one.metrics.values()))
         and len(one.metrics) <= METRICS
+        and all(len(name) <= METRIC_NAME for name in one.metrics)
         and len(one.message) <= MESSAGE
     )
 
 
-def _keep_last(stderr: IO[bytes], last: deque[str]) -> None:
-    while line := stderr.readline(4096):
-        if text := line.decode(errors="replace").strip():
-            last.append(text[:300])
+def _one_line(said: str, most: int = TROUBLE) -> str:
+    """For logs and terminals."""
+    return "".join(character if character.isprintable() else " " for character in said[:most])
+
+
+def _keep_last(stderr: int, ended: int, last: deque[str]) -> None:
+    poll = select.poll()
+    poll.register(stderr, select.POLLIN)
+    poll.register(ended, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        block = os.read(stderr, PIPE_BYTES) if stderr in ready else b""
+        if words := block.decode(errors="replace").strip():
+            last.append(_one_line(words.rpartition("\n")[2]))
+        if ended in ready or not block:
+            return
+        time.sleep(PAUSE_S / 2)

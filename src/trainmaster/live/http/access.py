@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
@@ -87,6 +87,15 @@ class Access:
             return nodes
         mine = set(self.seen({job for node in nodes for job in node.jobs}))
         return [replace(node, jobs=tuple(job for job in node.jobs if job in mine)) for node in nodes]
+
+    def status(self) -> dict[str, Any]:
+        """Of the troubles of users' processes (Slurm's site mode), the own."""
+        status = self.control.status()
+        troubles = status["backend"].get("troubles")
+        if troubles is None or self.who.role.sees_all:
+            return status
+        own = {user: trouble for user, trouble in troubles.items() if user == self.who.user}
+        return {**status, "backend": {**status["backend"], "troubles": own}}
 
     def spec(self, job: int) -> JobSpec:
         owner, spec = self.job(job).user, self.control.spec(job)

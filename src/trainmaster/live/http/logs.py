@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, closing, suppress
 
 from starlette.concurrency import run_in_threadpool
 
-from trainmaster.errors import NotFound
+from trainmaster.errors import BackendError, NotFound
 from trainmaster.live.control import ControlPlane
 from trainmaster.live.logs import CHUNK, About, Log
 
 TICK_S = 0.15
+AGAIN_S, PATIENCE_S = 1.0, 60.0  # while who reads the log is away: a user's process that is started again, say
 
 
 async def open_log(control: ControlPlane, job: int, attempt: int | None, rank: str) -> Log:
@@ -41,36 +43,48 @@ async def follow(
 
     `skip`: so many bytes of all that are left out, wherever one attempt's end and the next begins: who lost the connection goes on.
     """
-    current, offset, before = first, skip, None
+    current, offset, before, away_s = first, skip, None, 0.0
     with ExitStack() as opened:
         log: Log | None = None
         while not stopping.is_set():
             record = await run_in_threadpool(control.job, job)  # before the log is read: what an ended job wrote is all there
-            if log is None and current <= record.attempts:
-                log = await (await run_in_threadpool(control.logs, job, current)).open(rank)
-                if log is not None:
-                    opened.callback(log.close)
-                    offset = _goes_on(await log.about(), before) or offset
-            while log is not None:
-                block, offset = await log.read(offset)
-                if not block:
-                    break
-                yield block
+            try:
+                if log is None and current <= record.attempts:
+                    log = await (await run_in_threadpool(control.logs, job, current)).open(rank)
+                    if log is not None:
+                        opened.callback(log.close)
+                        offset = _goes_on(await log.about(), before) or offset
+                while log is not None:
+                    block, offset = await log.read(offset)
+                    if not block:
+                        break
+                    yield block
+                about = None if log is None or record.attempts <= current else await log.about()
+            except BackendError:
+                away_s = away_s or time.monotonic()
+                if time.monotonic() - away_s > PATIENCE_S:
+                    raise
+                await _pause(stopping, AGAIN_S)
+                continue
+            away_s = 0.0
             if record.state.ended and current >= record.attempts:
                 return
             if record.attempts > current:
                 if only:
                     return
-                if log is not None:
-                    about = await log.about()
+                if about is not None:
                     before, offset = (about, offset), max(0, offset - about.size)
                 opened.close()
                 current, log = current + 1, None
                 continue
             if only and await run_in_threadpool(_over, control, job, current):
                 return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), TICK_S)
+            await _pause(stopping, TICK_S)
+
+
+async def _pause(stopping: asyncio.Event, for_s: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stopping.wait(), for_s)
 
 
 def _goes_on(about: About, before: tuple[About, int] | None) -> int:

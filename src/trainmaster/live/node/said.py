@@ -11,6 +11,7 @@ from trainmaster.live.node import folder as files
 
 CONTROL_BYTES = 64 << 10  # of one file that a job writes
 METRICS = 100
+METRIC_NAME = 100  # characters
 
 
 def speakers(ranks: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -31,7 +32,7 @@ def said(control: str, ranks: Sequence[int]) -> dict[str, Any]:
         words["rate"] = rate
     metrics = progress.get("metrics")
     if isinstance(metrics, dict):
-        numbers = {str(name)[:100]: _number(value) for name, value in list(metrics.items())[:METRICS]}
+        numbers = {str(name)[:METRIC_NAME]: _number(value) for name, value in list(metrics.items())[:METRICS]}
         words["metrics"] = {name: value for name, value in numbers.items() if value is not None}
     return words
 

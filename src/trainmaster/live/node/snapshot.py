@@ -69,8 +69,11 @@ def _copy(top: Path, names: list[str], into: Path) -> None:
 
 
 def _git(folder: Path, *arguments: str) -> bytes:
+    """Without this process's input: git runs what a repository names as its monitor of changes."""
     try:
-        done = subprocess.run(["git", "-C", os.fspath(folder), *arguments], capture_output=True, check=True, timeout=GIT_S)
+        done = subprocess.run(
+            ["git", "-C", os.fspath(folder), *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=GIT_S
+        )
     except FileNotFoundError:
         raise InputError("--snapshot needs git, which is not on PATH") from None
     except subprocess.TimeoutExpired:

@@ -139,7 +139,7 @@ class Transaction:
     def remember_key(self, actor: str, key: str, ids: Sequence[int]) -> list[int]:
         """This request of this actor makes these jobs; if it has been seen before, those that it made then, and nothing is written."""
         row = {"actor": actor, "key": key, "at_s": self._now_s, "runs": as_runs(ids)}
-        if self._execute(NEW_KEY[self._connection.dialect.name], row).rowcount:
+        if self._execute(NEW_KEY[self._connection.dialect.name], row).rowcount == 1:  # -1: it is not told
             return list(ids)
         known = reads.ids_of_key(self._connection, actor, key)
         assert known is not None

@@ -71,11 +71,13 @@ def overview(
 
 async def _ranks(id: JobId, caller: Caller, attempt: AttemptNumber = None) -> tuple[list[str], str]:
     """Those that have a log; or why nobody can say."""
-    if not (await run_in_threadpool(caller.job, id)).attempts:
+    if not (attempts := (await run_in_threadpool(caller.job, id)).attempts):
         return [], ""
     try:
         return list(await (await run_in_threadpool(caller.control.logs, id, attempt)).sizes()), ""
-    except BackendError as problem:
+    except (BackendError, NotFound) as problem:
+        if attempt is not None and attempt > attempts:
+            raise
         return [], str(problem)
 
 

@@ -19,7 +19,7 @@ NodeName = Annotated[str, Path(min_length=1, max_length=200, pattern=r"^[^\x00-\
 
 @router.get("/status")
 def status(caller: Caller) -> Status:
-    return Status(**caller.control.status())
+    return Status(**caller.status())
 
 
 @router.get("/nodes")

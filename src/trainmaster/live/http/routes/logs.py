@@ -62,6 +62,8 @@ async def log_answer(
     there = record.state.ended or not following
     if since is None and (there or (first <= record.attempts and await (await run_in_threadpool(control.logs, job, attempt)).sizes())):
         log = await open_log(control, job, attempt, rank)
+    elif since is not None and first <= record.attempts:
+        await (await run_in_threadpool(control.logs, job, first)).sizes()  # that nobody can read it now is said before the first byte
     offset = await begin(log)
     if log is not None and not following:
         chunks = once(log, offset)
