@@ -9,6 +9,7 @@ from the acceptance of a job to its exec, the controller's memory. Nothing is as
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trainmaster.cli.main import COLLECT_AFTER
 from trainmaster.live.client import Client
 from trainmaster.live.states import State
 from trainmaster.live.store import NewJob, Store
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--queued", type=int, default=10_000)
     parser.add_argument("--history", type=int, default=100_000)
     args = parser.parse_args()
+    gc.set_threshold(*COLLECT_AFTER)  # as the command does, of which this is the client
     rows: list[tuple[str, float, str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
         with Cluster(Path(folder) / "idle") as idle:
