@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import gc
 import os
 import pstats
 import resource
@@ -28,6 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from trainmaster.cli.main import COLLECT_AFTER
 from trainmaster.cluster.cluster import Node
 from trainmaster.engine.late import compile_all
 from trainmaster.live.backends.simulated import SimulatedBackend
@@ -103,6 +105,7 @@ def main() -> None:
     parser.add_argument("--store", default=None, metavar="URL")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
+    gc.set_threshold(*COLLECT_AFTER)  # as `trainmaster up` does
     compile_all()
     with tempfile.TemporaryDirectory() as folder:
         rows = run(args, args.store or f"sqlite:///{folder}/store.db")
