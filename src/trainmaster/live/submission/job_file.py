@@ -47,7 +47,7 @@ def told_by(text: str, where: str) -> Asked:
 
 
 def _read(asked: Asked, value: Value, where: str, path: str, readers: dict[str, Reader], otherwise: Reader | None = None) -> None:
-    for name, (inner, at) in _entries(value, where, path).items():
+    for name, (inner, at) in sorted(_entries(value, where, path).items(), key=lambda entry: entry[0] in _SHARES):
         reader = readers.get(name) or otherwise
         if reader is None:
             raise InputError(f"{at}: no such field; {did_you_mean(name, readers)}")
@@ -113,7 +113,7 @@ _BY_FIELD = {name.removeprefix("--"): option for option in options.OPTIONS for n
 
 def _option(asked: Asked, value: Value, at: str) -> None:
     """A field that is a long option."""
-    name = at.rpartition(": ")[2].rpartition(".")[2]
+    name = at.rpartition(": ")[2]
     option = _BY_FIELD.get(name.replace("_", "-"))
     if option is None:
         known = [*_TOP, *(field.replace("-", "_") for field, one in _BY_FIELD.items() if one.help)]
@@ -406,9 +406,10 @@ _CHECKPOINT: dict[str, Reader] = {
 _SHARE: dict[str, Reader] = {
     "gpu-fraction": _fraction, "gpu-memory": _vgpu_memory, "gpu_fraction": _fraction,
 }  # fmt: skip
+_SHARES = {"nvidia.com/gpumem-percentage", "nvidia.com/gpucores"}  # of so many GPUs as stand beside them, before or after
 _KUBERNETES: dict[str, Reader] = {
-    "nvidia.com/gpu": _gpu, "amd.com/gpu": _gpu, "nvidia.com/gpumem": _vgpu_memory, "nvidia.com/gpumem-percentage": _percent,
-    "nvidia.com/gpucores": _percent, "cpu": _cpus, "memory": _memory, "ephemeral-storage": _passed,
+    "nvidia.com/gpu": _gpu, "amd.com/gpu": _gpu, "nvidia.com/gpumem": _vgpu_memory, **dict.fromkeys(sorted(_SHARES), _percent),
+    "cpu": _cpus, "memory": _memory, "ephemeral-storage": _passed,
 }  # fmt: skip
 _RESOURCES: dict[str, Reader] = {
     "gpus": _gpu, "gpu": _gpu, "accelerators": _gpu, "gpu_type": _gpu_type, "any_of": _alternatives, "ordered": _alternatives,
