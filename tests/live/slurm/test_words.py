@@ -64,8 +64,10 @@ def test_sbatch_may_name_the_cluster_beside_the_id() -> None:
 
 
 def test_partitions_and_how_a_job_ended_are_read_from_their_words() -> None:
-    text = "PartitionName=main Default=YES Nodes=n[1-2] State=UP\nPartitionName=old Default=NO State=DOWN\n"
-    assert [(one.name, one.default, one.up) for one in parsing.partitions(text)] == [("main", True, True), ("old", False, False)]
+    text = "PartitionName=main Default=YES MaxTime=1-12:00:30 State=UP\nPartitionName=old Default=NO MaxTime=UNLIMITED State=DOWN\n"
+    assert [(one.name, one.default, one.up, one.most_min) for one in parsing.partitions(text)] == [
+        ("main", True, True, 2160), ("old", False, False, None),
+    ]  # fmt: skip
     assert parsing.ending("JobId=3 JobName=x JobState=NODE_FAIL Reason=NodeDown Dependency=(null)", "x") == "NODE_FAIL (NodeDown)"
     assert parsing.ending("JobId=3 JobName=x JobState=COMPLETED Reason=None", "x") == "COMPLETED"
     assert parsing.ending("JobId=3 JobName=another JobState=COMPLETED", "x") == ""  # the id was given again
