@@ -149,3 +149,15 @@ def test_what_was_stopped_while_another_was_submitted_is_not_submitted(backend: 
     looks = slurmctld.looks
     until(lambda: slurmctld.looks > looks + 1)
     assert len(slurmctld.submitted) == 1
+
+
+def test_a_file_of_nobodys_among_the_attempts_does_not_keep_a_controller_from_starting(backend: SlurmBackend, tmp_path: Path) -> None:
+    """NFS gives a file that is removed while it is open a name of its own."""
+    start(backend, 1)
+    backend.drop()
+    (tmp_path / "live" / ".nfs000000000001").write_bytes(b"")
+    after = SlurmBackend(tmp_path)
+    after.slurm = backend.slurm
+    after.open(lambda: None)
+    assert [one.job for one in after.observe()] == [1]
+    after.close()

@@ -113,6 +113,13 @@ def test_slurm_s_words_and_lists_of_words(tmp_path):
     assert (job.preemptible, job.hold, job.env["SLURM_NTASKS"]) == (True, False, "8")
 
 
+def test_sbatch_lines_in_a_file_that_does_not_read_them_are_said(tmp_path):
+    draft = by_yaml(tmp_path, "run: |\n  #!/bin/bash\n  #SBATCH --gres=gpu:4\n  train\n")
+    assert [note.rpartition("/")[2] for note in draft.notes] == [
+        "job.yaml:1: run: its #SBATCH lines are not read; what it needs is said by fields of this file"
+    ]
+
+
 def test_what_a_job_waits_for(tmp_path):
     draft = by_yaml(tmp_path, "run: x\ndepends_on: [12, prep, afterany:3]\n")
     assert [(awaited.kind, awaited.job) for awaited in draft.awaits] == [("afterok", "12"), ("afterok", "prep"), ("afterany", "3")]

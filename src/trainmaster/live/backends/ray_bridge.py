@@ -187,7 +187,8 @@ class Bridge:
         await self._refresh()
         for name in os.listdir(f"{self.state}/{files.LIVE}"):
             job, _, attempt = name.partition(".")
-            self.take((int(job), int(attempt)))
+            if job.isdecimal() and attempt.isdecimal():
+                self.take((int(job), int(attempt)))
         swept = await self._sweep()
         while True:
             await asyncio.sleep(REFRESH_S)

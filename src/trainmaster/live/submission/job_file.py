@@ -22,6 +22,7 @@ from trainmaster.cluster.yaml_tree import Value, Wanted
 from trainmaster.errors import InputError
 from trainmaster.live.submission import arrays, dependencies, durations, gpus, memory, options
 from trainmaster.live.submission.request import Asked
+from trainmaster.live.submission.script import MARK
 
 Field = tuple[Value, str]  # and the place: job.yaml:7: resources.gpus
 Reader = Callable[[Asked, Value, str], None]
@@ -144,6 +145,8 @@ def _run(asked: Asked, value: Value, at: str) -> None:
         text = _text(value, at)
         if not text.strip():
             raise InputError(f"{at}: is empty; {GIVE}")
+        if any(line.startswith(MARK) for line in text.splitlines()):
+            asked.note(f"{at}: its {MARK} lines are not read; what it needs is said by fields of this file")
         asked.tell("script", text if text.startswith("#!") else f"{SHELL}{text}", at)
 
 
