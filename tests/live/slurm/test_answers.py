@@ -32,6 +32,8 @@ class Answers:
         self.submitted: list[str] = []
         self.refuses: Callable[[Submission], bool] = lambda asked: False
         self.looks = 0
+        self.shows = True
+        self.ended = ""
         self.submitting: Callable[[], None] = lambda: None
 
     def submit(self, asked: Submission) -> int:
@@ -46,7 +48,7 @@ class Answers:
         self.looks += 1
         if not self.up:
             raise BackendError("squeue: Unable to contact slurm controller")
-        return list(self.rows)
+        return list(self.rows) if self.shows else []
 
     def cancel(self, ids: Sequence[int]) -> None:
         self.rows = [row for row in self.rows if row.id not in ids]
@@ -58,7 +60,7 @@ class Answers:
         return PARTITIONS
 
     def how_it_ended(self, id: int, name: str) -> str:
-        return ""
+        return self.ended
 
 
 @pytest.fixture
@@ -161,3 +163,17 @@ def test_a_file_of_nobodys_among_the_attempts_does_not_keep_a_controller_from_st
     after.open(lambda: None)
     assert [one.job for one in after.observe()] == [1]
     after.close()
+
+
+def test_an_answer_of_squeue_s_without_jobs_that_are_there_ends_none_of_them(backend: SlurmBackend) -> None:
+    slurmctld = answers(backend)
+    start(backend, 1)
+    until(lambda: bool(slurmctld.rows))
+    slurmctld.ended, slurmctld.shows = "RUNNING", False
+    looks = slurmctld.looks
+    until(lambda: slurmctld.looks > looks + 2)
+    assert seen(backend, 1).seen is Seen.STARTING
+
+    slurmctld.ended = "NODE_FAIL (None)"
+    until(lambda: seen(backend, 1).seen is Seen.LOST)
+    assert seen(backend, 1).message == "Slurm has it no more: NODE_FAIL (None)"

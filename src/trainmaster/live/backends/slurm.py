@@ -52,6 +52,8 @@ SAY_S = 5.0  # a start that takes longer is said in its observation
 FORCE_S = 10.0  # past a deadline: scancel, again and again
 LINGER_S = 3.0  # a Slurm job whose attempt has ended goes by itself; after so long it is cancelled
 MOST_FAILURES = 2  # of sbatch, for one Slurm job, while slurmctld answers; then it is refused
+NO_MORE = "Slurm has it no more"
+THERE = frozenset({"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED"})  # one empty answer of squeue's ends no jobs
 TAIL = "import sys; sys.path.insert(0, sys.argv[1]); from trainmaster.live.node.gang import main; main(*sys.argv[2:])"
 ROOT = Path(__file__).parents[3]
 NODES_FILE, SITE_FILE = "slurm-nodes.json", "slurm-site.json"
@@ -470,6 +472,9 @@ class SlurmBackend(Accepting[Launched]):
             self._strangers = strangers
         for live, part, why in doubtful:
             how = self.slurm.how_it_ended(part.id, part.asked.name) if part.id is not None else ""
+            if why == NO_MORE and how.partition(" ")[0] in THERE:
+                log.warning("squeue does not show job %s, which scontrol says is %s: nothing is made of it", part.id, how)
+                continue
             with self._lock:
                 self._give_up(live, part, f"{why}: {how}" if how else why)
         if began_s >= self._nodes_s:
@@ -508,7 +513,7 @@ class SlurmBackend(Accepting[Launched]):
             self._cancel |= {row.id for row in part.rows if row not in kept}  # of a submission that was made twice
             part.id = next(iter(ours), kept[0].id if kept else part.id)
             if not kept:
-                doubtful.append((live, part, "Slurm has it no more"))
+                doubtful.append((live, part, NO_MORE))
             elif kept[0].waits and not began_before.isdisjoint(part.nodes):
                 doubtful.append((live, part, "Slurm has put it back into its queue"))
         return doubtful
