@@ -395,3 +395,25 @@ def test_an_admin_submits_for_another_and_a_user_may_not(trainmaster, cluster, m
     assert trainmaster("submit", "--user", "eve", "--", "true").status == 1
     assert trainmaster("cancel", "1").status == 0
     assert os.environ["TRAINMASTER_URL"] == cluster.url
+
+
+def test_a_limit_of_nothing_is_no_change_of_a_limit(trainmaster, cluster):
+    """To Slurm 0 is no limit; as it stands it would end the job at once."""
+    trainmaster("submit", "--time", "1h", "--", "true")
+    for none in ("0", "UNLIMITED"):
+        answer = trainmaster("update", "1", "--time", none)
+        assert (answer.status, answer.err.count("\n"), cluster.control.job(1).limit_s) == (2, 1, 3600)
+
+
+def test_a_word_that_is_no_text_is_a_name_that_nothing_has(trainmaster, cluster):
+    answer = trainmaster("why", "\udcff")
+    assert (answer.status, answer.err) == (1, 'trainmaster: no job is called "�" (trainmaster queue --all)\n')
+
+
+@pytest.mark.parametrize(("terminal", "styled"), [("xterm", True), ("dumb", False)])
+def test_a_terminal_that_knows_no_colours_gets_none(trainmaster, cluster, monkeypatch, terminal, styled):
+    trainmaster("submit", "--", "true")
+    monkeypatch.setenv("TERM", terminal)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert ("\x1b" in trainmaster("queue").out) is styled

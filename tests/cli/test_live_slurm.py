@@ -75,6 +75,44 @@ def test_scancel_ends_or_signals(trainmaster, cluster, tmp_path):
     assert trainmaster("slurm", "scancel").status == 2
 
 
+def test_scancel_ends_only_what_all_of_its_options_name(trainmaster, cluster, tmp_path):
+    submit(trainmaster, tmp_path, "#!/bin/bash\ntrue\n", "-J", "mine", "-p", "main")
+
+    for other in (("--user", "bob"), ("-n", "another"), ("-p", "debug"), ("-t", "RUNNING"), ("-t", "PREEMPTED")):
+        assert trainmaster("slurm", "scancel", "1", *other).status == 0
+        assert cluster.control.job(1).state is State.PENDING, other
+    trainmaster("slurm", "scancel", "1", "--me", "-n", "other,mine", "-p", "main", "-t", "PD")
+    assert cluster.control.job(1).state is State.CANCELLED
+
+
+def test_squeue_shows_elements_of_arrays_and_all_states_where_they_are_asked_for(trainmaster, cluster, tmp_path):
+    submit(trainmaster, tmp_path, "#!/bin/bash\n#SBATCH -a 0-3\ntrue\n")
+    cluster.control.run(1)
+    cluster.control.end(1, State.SUCCEEDED, exit_code=0)
+
+    def listed(*words):
+        return trainmaster("slurm", "squeue", "-h", "-o", "%i", *words).out.split()
+
+    assert (listed(), listed("-t", "all")) == (["1_1", "1_2", "1_3"], ["1_1", "1_2", "1_3", "1_0"])
+    assert (listed("-j", "1_2"), listed("-j", "1_[0-1]"), listed("-j", "1_[0-1]", "-t", "all")) == (["1_2"], ["1_1"], ["1_1", "1_0"])
+    assert (listed("-t", "PREEMPTED"), listed("-t", "NF,PD")) == ([], ["1_1", "1_2", "1_3"])
+
+
+@pytest.mark.parametrize(
+    "words", [("squeue", "-j", "foo"), ("squeue", "-o"), ("sacct", "-S"), ("scancel", "--signal"), ("squeue", "-j", "9" * 30)]
+)
+def test_a_mistake_in_a_look_alikes_options_is_one_line(trainmaster, cluster, words):
+    answer = trainmaster("slurm", *words)
+    assert (answer.status, answer.out, answer.err.count("\n")) == (2, "", 1)
+
+
+def test_sacct_without_a_delimiter_leaves_the_fields_as_they_are(trainmaster, cluster, tmp_path):
+    submit(trainmaster, tmp_path)
+    assert trainmaster("slurm", "sacct", "-n", "-P", "--delimiter", "", "-o", "JobID,JobName", "-j", "1").out == "1job.sh\n"
+    submit(trainmaster, tmp_path, "#!/bin/bash\n#SBATCH -a 0-3\ntrue\n")
+    assert trainmaster("slurm", "sacct", "-n", "-P", "-o", "JobID", "-j", "2_[1-2]").out.split() == ["2_1", "2_2"]
+
+
 def test_squeue_formats(trainmaster, cluster, tmp_path):
     submit(trainmaster, tmp_path, "#!/bin/bash\n#SBATCH -J a-long-name -p gpu\ntrue\n")
     submit(trainmaster, tmp_path)

@@ -10,7 +10,11 @@ from trainmaster.workload.traces import load_trace
     ("gpu1", ["gpu1"]),
     ("gpu[08-10]", ["gpu08", "gpu09", "gpu10"]),
     ("gpu[1,3-4]-ib,login", ["gpu1-ib", "gpu3-ib", "gpu4-ib", "login"]),
+    ("rack[1-2]n[1-2],a[01]b", ["rack1n1", "rack1n2", "rack2n1", "rack2n2", "a01b"]),
     ("", []),
+    ("gpu[1-", []),
+    ("gpu[" + "9" * 5_000 + "-1]", []),
+    ("a[0-9999]b[0-9999]", []),
     ("gpu[1-x]", []),
     ("gpu[1-999999999]", []),
 ])  # fmt: skip

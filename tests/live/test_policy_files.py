@@ -36,3 +36,13 @@ def test_a_request_cannot_make_the_controller_read_a_file(tmp_path, policy, para
     with pytest.raises(ParamError, match="not for a request") as refused:
         chosen(policy, [f"{parameter}={secret}"])
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_request_cannot_make_the_controller_run_a_file(tmp_path, monkeypatch):
+    """Of a policy in a file the whole file runs, as the user of the controller: whoever may write to the folder it was started in would."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("open('it-ran', 'w')\n")
+
+    with pytest.raises(ParamError, match="not for a request"):
+        chosen("mine.py:Mine", [])
+    assert not (tmp_path / "it-ran").exists()

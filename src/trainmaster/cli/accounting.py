@@ -13,10 +13,11 @@ import re
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from trainmaster.cli.references import members, one, pages
+from trainmaster.cli.references import INDEXED, members, one, pages, several
 from trainmaster.cli.table import printable
 from trainmaster.cli.words import out_of_memory
 from trainmaster.errors import InputError, NotFound
@@ -110,7 +111,7 @@ class Layout:
     def of(cls, text: str) -> Layout:
         columns = []
         for piece in text.split(","):
-            match = re.fullmatch(r"([A-Za-z]+)(?:%(-?[0-9]{1,4}))?", piece.strip())
+            match = re.fullmatch(r"([A-Za-z]+)(?:%(-?[1-9][0-9]{0,3}))?", piece.strip())
             name = _CANONICAL.get(match[1].lower()) if match else None
             if match is None or name is None:
                 near = difflib.get_close_matches(piece.strip().lower(), _CANONICAL, 1)
@@ -128,7 +129,10 @@ class Layout:
 
     def separated(self, jobs: Sequence[Json], delimiter: str, *, closed: bool, head: bool) -> str:
         heads = [[name for name, _ in self.columns]] if head else []
-        lines = (delimiter.join(cell.replace(delimiter, " ") for cell in row) for row in [*heads, *map(self.cells, jobs)])
+        rows = [*heads, *map(self.cells, jobs)]
+        if delimiter:
+            rows = [[cell.replace(delimiter, " ") for cell in row] for row in rows]
+        lines = map(delimiter.join, rows)
         return "".join(f"{line}{delimiter if closed else ''}\n" for line in lines)
 
     def aligned(self, jobs: Sequence[Json], *, head: bool) -> str:
@@ -158,11 +162,9 @@ def _by_id(client: Client, words: Sequence[str]) -> Iterator[Json]:
             found |= {other["id"]: other for other in members(client, job)}
     for word in words:
         if not word.isdecimal():
-            try:
-                job = client.job(one(client, word))
-                found[job["id"]] = job
-            except NotFound:
-                continue
+            with suppress(NotFound):
+                ids = several(client, word) if INDEXED.fullmatch(word) else [one(client, word)]
+                found |= {id: client.job(id) for id in ids}
     return iter(found[id] for id in sorted(found))
 
 

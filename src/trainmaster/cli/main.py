@@ -160,7 +160,8 @@ def _help(prog: str) -> argparse.HelpFormatter:
 
 
 def _complain(problem: str, status: int) -> int:
-    print(f"trainmaster: {' '.join(problem.split())}", file=sys.stderr)
+    line = "".join(letter if letter.isprintable() else "�" for letter in " ".join(problem.split()))
+    print(f"trainmaster: {line}", file=sys.stderr)
     return status
 
 

@@ -44,7 +44,7 @@ class Output:
 
     @property
     def color(self) -> bool:
-        return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     @contextmanager
     def status(self) -> Iterator[Callable[[str], None]]:

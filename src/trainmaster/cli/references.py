@@ -74,6 +74,15 @@ def pages(client: Client, *, after_id: int = 0, **which: Any) -> Iterator[Json]:
         after_id = jobs[-1]["id"]
 
 
+def indexed(word: str) -> tuple[int, set[int] | None]:
+    """12 or 12_[1-3] as (id, indices)."""
+    if _is_id(word):
+        return int(word), None
+    if match := INDEXED.fullmatch(word):
+        return int(match[1]), set(_indices(match[2]))
+    raise InputError(f"{word!r} is no id of a job; e.g. 12, 12_3")
+
+
 def _is_id(word: str) -> bool:
     return word.isascii() and word.isdecimal() and len(word) < 16
 

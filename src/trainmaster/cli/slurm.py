@@ -13,7 +13,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from trainmaster.cli import submission
 from trainmaster.cli.connection import connect, state_folder
@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   trainmaster slurm install ~/slurm && export PATH=~/slurm:$PATH
   sbatch train.sh; squeue --me; scancel 7                  then, or a tool that calls them (submitit)"""
 MODE = 0o755
+ENDED_S = 300.0  # so long squeue shows what has ended, where all states are asked for (MinJobAge)
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -126,10 +127,11 @@ def srun(args: Namespace, out: Output) -> int:
 
 
 def scancel(args: Namespace, out: Output) -> int:
+    from trainmaster.cli.accounting import listed, slurm_states
     from trainmaster.cli.references import all_of, pages
     from trainmaster.live.submission.signals import signal_number
 
-    parser = ArgumentParser(prog="scancel", allow_abbrev=False, add_help=False)
+    parser = _Reader(prog="scancel", allow_abbrev=False, add_help=False)
     parser.add_argument("jobs", nargs="*")
     parser.add_argument("-s", "--signal")
     parser.add_argument("-n", "--name", "--jobname", action="append", default=[])
@@ -142,18 +144,19 @@ def scancel(args: Namespace, out: Output) -> int:
     asked = _read(parser, args.words)
     with connect(args) as client:
         ids = all_of(client, [word for text in asked.jobs for word in text.split(",")])
-        which = {"names": asked.name, "users": asked.user, "queues": asked.partition}
+        which: dict[str, Any] = {"names": listed(asked.name), "users": listed(asked.user), "queues": listed(asked.partition)}
         if asked.me:
             which["users"] = [client.whoami()["user"]]
+        if asked.state and not (states := sorted(slurm_states(asked.state) - {""})):
+            return 0  # of Slurm's, which no job has here
         if asked.state:
-            from trainmaster.cli.accounting import slurm_states
-
-            which["states"] = sorted(slurm_states(asked.state))
+            which["states"] = states
         if any(which.values()) and not asked.jobs:
             ids = [job["id"] for job in pages(client, **which)]
         elif not asked.jobs:
             raise InputError("scancel: which jobs? ids, or --me, --user, --name, --partition, --state")
-        jobs = [client.job(job) for job in ids]
+        fields = {"names": "name", "users": "user", "queues": "queue", "states": "state"}
+        jobs = [job for job in map(client.job, ids) if all(not words or job[fields[key]] in words for key, words in which.items())]
         if asked.signal is not None:
             number = signal_number(asked.signal, "--signal")
             for job in jobs:
@@ -167,7 +170,7 @@ def scancel(args: Namespace, out: Output) -> int:
 def sacct(args: Namespace, out: Output) -> int:
     from trainmaster.cli import acct
 
-    parser = ArgumentParser(prog="sacct", allow_abbrev=False, add_help=False)
+    parser = _Reader(prog="sacct", allow_abbrev=False, add_help=False)
     acct.add_options(parser, "--state")
     for flag in (("-D", "--duplicates"), ("-L", "--allclusters")):
         parser.add_argument(*flag, action="store_true")
@@ -181,9 +184,9 @@ def squeue(args: Namespace, out: Output) -> int:
     from trainmaster.cli import squeue_format
     from trainmaster.cli.accounting import listed, slurm_states
     from trainmaster.cli.queue import in_order
-    from trainmaster.cli.references import members
+    from trainmaster.cli.references import indexed, members
 
-    parser = ArgumentParser(prog="squeue", allow_abbrev=False, add_help=False)
+    parser = _Reader(prog="squeue", allow_abbrev=False, add_help=False)
     for flags in (("-j", "--jobs"), ("-u", "--user", "--users"), ("-p", "--partition"), ("-n", "--name"), ("-t", "--states")):
         parser.add_argument(*flags, action="append", default=[])
     parser.add_argument("-o", "--format", default=squeue_format.DEFAULT)
@@ -193,11 +196,16 @@ def squeue(args: Namespace, out: Output) -> int:
     with connect(args) as client:
         which: dict[str, Any] = {"users": listed(asked.user), "queues": listed(asked.partition), "names": listed(asked.name)}
         which["users"] += [client.whoami()["user"]] if asked.me else []
-        ids = {int(word.partition("_")[0]) for word in listed(asked.jobs)}
-        states = [] if "all" in map(str.lower, listed(asked.states)) else sorted(slurm_states(asked.states))
-        jobs = client.jobs(**which, ids=sorted(ids), all=bool(ids), states=states)
+        ids = dict(map(indexed, listed(asked.jobs)))
+        every = "all" in map(str.lower, listed(asked.states))
+        states = [] if every else sorted(slurm_states(asked.states) - {""})
+        since_s = time.time() - ENDED_S if every and not ids else None
+        none = bool(asked.states) and not every and not states  # of Slurm's, which no job has here
+        jobs = [] if none else client.jobs(**which, ids=sorted(ids), all=bool(ids) or every, states=states, since_s=since_s)
         if ids:
-            jobs = [other for job in jobs for other in members(client, job) if states or other["finish_s"] is None]
+            meant = [(other, ids[job["id"]]) for job in jobs for other in members(client, job)]
+            jobs = [job for job, indices in meant if indices is None or job["array_index"] in indices]
+            jobs = [job for job in jobs if every or states or job["finish_s"] is None]
     out.say(squeue_format.listing(in_order(jobs), asked.format, time.time(), head=not asked.noheader))
     return 0
 
@@ -222,8 +230,12 @@ COMMANDS: dict[str, Callable[[Namespace, Output], int]] = {
 }  # fmt: skip
 
 
+class _Reader(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{self.prog}: {message}")
+
+
 def _read(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
-    parser.exit_on_error = False
     asked, unknown = parser.parse_known_args(words)
     if unknown:
         raise InputError(f"{parser.prog}: {unknown[0]} is not known here")

@@ -53,6 +53,7 @@ def run(args: Namespace, out: Output) -> int:
             out.say(_told(client, ids, args, parsable))
             return 0
         out.say(f"{ids[0]}\n" if parsable else "" if args.json else f"submitted {_named(ids)}\n")
+        out.flush()
         ended = [client.wait(job) for job in ids]
         if args.json:
             out.say(as_json(_document(ended)))

@@ -43,10 +43,19 @@ def _changes(args: Namespace) -> dict[str, Any]:
     changes = {
         "priority": args.priority and options.number(args.priority, "--priority"),
         "queue": args.queue and options.text(args.queue, "--queue"),
-        "limit_s": args.time and durations.duration_s(args.time, "--time"),
+        "limit_s": args.time and _limit_s(args.time),
         "estimate_s": args.estimate and durations.duration_s(args.estimate, "--estimate"),
         "gpus": args.gpus and gpus.count(args.gpus, "--gpus"),
         "name": args.name and options.text(args.name, "--name"),
         "preemptible": None if args.preemptible is None else args.preemptible == "yes",
     }
     return {name: value for name, value in changes.items() if value is not None}
+
+
+def _limit_s(text: str) -> float:
+    from trainmaster.live.submission import durations
+
+    limit_s = durations.limit_s(text, "--time")
+    if not limit_s:  # Slurm's 0 is no limit; taken as it stands it would end the job at once
+        raise InputError(f"--time {text}: a limit can be changed, not taken away; give a long one, e.g. 365d")
+    return limit_s

@@ -16,25 +16,39 @@ from trainmaster.cluster.accelerators import canonical
 from trainmaster.cluster.cluster import UNTYPED, Cluster, Node
 
 MOST_NAMES = 100_000  # of one list: more is no list of nodes
-GROUP = re.compile(r"([^,\[\]]*)(?:\[([0-9,-]*)\])?([^,\[\]]*)(?:,|$)")
+NAME = r"(?:[^,\[\]]|\[[0-9,-]*\])*"
+LIST = re.compile(rf"{NAME}(?:,{NAME})*")
 
 
 def node_names(text: str) -> list[str]:
-    """Slurm's host list `gpu[01-03,7],login`: one group of brackets a name; [] for text that is no such list."""
+    """Slurm's host list `gpu[01-03,7],login,rack[1-2]n[1-4]`; [] for text that is no such list."""
+    if not LIST.fullmatch(text):
+        return []
     names: list[str] = []
-    for match in GROUP.finditer(text):
-        before, ranges, after = match.groups()
-        if ranges is None:
-            names += [before] if before else []
-            continue
-        for part in ranges.split(","):
-            first, _, last = part.partition("-")
-            if not first.isdigit() or not (last or first).isdigit() or int(last or first) - int(first) > MOST_NAMES:
+    for name in re.findall(NAME, text):
+        found = [""]
+        for plain, ranges in re.findall(r"([^\[\]]+)|\[([0-9,-]*)\]", name):
+            pieces = [plain] if plain else _numbers(ranges)
+            if not pieces or len(found) * len(pieces) > MOST_NAMES:
                 return []
-            names += [f"{before}{number:0{len(first)}d}{after}" for number in range(int(first), int(last or first) + 1)]
+            found = [f"{before}{piece}" for before in found for piece in pieces]
+        names += [one for one in found if one]
         if len(names) > MOST_NAMES:
             return []
     return names
+
+
+def _numbers(ranges: str) -> list[str]:
+    """Of `01-03,7`; [] for what is no list of numbers, or too long a one."""
+    found: list[str] = []
+    for part in ranges.split(","):
+        first, _, last = part.partition("-")
+        if len(part) > 40 or not first.isdigit() or not (last or first).isdigit() or int(last or first) - int(first) > MOST_NAMES:
+            return []
+        found += [f"{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1)]
+        if len(found) > MOST_NAMES:
+            return []
+    return found
 
 
 def cluster_seen(node_lists: Iterable[str], gpus: ArrayLike, types: Iterable[str | None], start_s: ArrayLike,

@@ -24,8 +24,9 @@ _PART = re.compile(r"([0-9]{1,9})[xX]([0-9]{1,9})(?::(.*))?")
 _CONTENT = re.compile(r"\s*(NodeName=|nodes\s*:|\{|---)")
 
 
-def parse_cluster(spec: str | os.PathLike[str]) -> Cluster:
-    """The cluster that a spec string, the path of a file or the content of one describes.
+def parse_cluster(spec: str | os.PathLike[str], *, files: bool = True) -> Cluster:
+    """The cluster that a spec string, the path of a file or the content of one describes. `files`: not of a request, which comes from
+    anywhere and would have files of this machine read.
 
     Raises ClusterError: one line with where, what is wrong, what to do.
     """
@@ -36,6 +37,8 @@ def parse_cluster(spec: str | os.PathLike[str]) -> Cluster:
         if "\n" in spec or _CONTENT.match(spec):
             return _from_content(spec, OPTION)
     path = os.fspath(spec)
+    if not files:
+        raise ClusterError(f"{quoted(path)} is not NODESxGPUS[:TYPE]; {_EXAMPLE}")
     return _from_content(_read(path), _one_line(path)) if _exists(path) else _refuse(path)
 
 

@@ -376,7 +376,7 @@ class Client:
 
 def _query(values: Mapping[str, Any]) -> str:
     told = {name: str(value).lower() if isinstance(value, bool) else value for name, value in values.items() if value is not None}
-    text = urlencode(told, doseq=True)
+    text = urlencode(told, doseq=True, errors="surrogateescape")  # words of a command line may be no text
     return f"?{text}" if text else ""
 
 

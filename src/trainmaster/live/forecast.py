@@ -142,7 +142,7 @@ class Forecaster:
             policy, rules = chosen(scenario.policy, scenario.settings)
             fork = replace(fork, policy=policy, rules=rules, snapshot=replace(fork.snapshot, memory={}))
         if scenario.add_nodes is not None:
-            more = parse_cluster(scenario.add_nodes).nodes
+            more = parse_cluster(scenario.add_nodes, files=False).nodes
             nodes = (*fork.cluster.nodes, *more)
             present = np.append(fork.cluster.present, np.ones(len(more), bool))
             fork = replace(fork, cluster=replace(fork.cluster, nodes=nodes, present=present))

@@ -19,6 +19,8 @@ def chosen(name: str, settings: Sequence[str], readers: Readers | None = None) -
 
     `readers` open what is a file, for who started the controller; a request, which comes from anywhere, has none.
     """
+    if readers is None and ".py:" in name:
+        raise ParamError(f"--policy {name}: a file is loaded where the program starts (simulate, up), not for a request")
     values: dict[str, str] = {}
     for setting in settings:
         left, sign, value = setting.partition("=")

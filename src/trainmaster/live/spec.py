@@ -14,12 +14,14 @@ from trainmaster.cluster.accelerators import with_memory
 
 MAX_GPUS = 1_000_000
 MAX_ARRAY = 100_000
+MAX_INDEX = 4_000_000  # Slurm's own bound on MaxArraySize
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/\\]+$")]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.@:+-]+$")]  # queue, account, type
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]  # an argument, variable or path ends at a NUL
 Variable = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00=]+$")]
 Seconds = Annotated[float, Field(ge=0, le=10 * 366 * 86_400, allow_inf_nan=False)]
+Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]  # Unix seconds, of a year that calendars know
 Amount = Annotated[float, Field(ge=0, le=MAX_GPUS, allow_inf_nan=False)]
 
 
@@ -54,7 +56,7 @@ class Dependency(Strict):
 class Array(Strict):
     """`--array=0-99%8`: one job an index, at most `limit` of them at a time."""
 
-    indices: tuple[int, ...] = Field(min_length=1, max_length=MAX_ARRAY)
+    indices: tuple[Annotated[int, Field(ge=0, le=MAX_INDEX)], ...] = Field(min_length=1, max_length=MAX_ARRAY)
     limit: int | None = Field(default=None, ge=1)
 
 
@@ -84,10 +86,10 @@ class JobSpec(Strict):
     qos: Word | None = None
     priority: float = Field(default=0.0, ge=-1e6, le=1e6, allow_inf_nan=False)  # larger goes first
     hold: bool = False
-    begin_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # Unix seconds
+    begin_s: Moment | None = None
     limit_s: Seconds | None = None  # wall-clock limit, enforced
     estimate_s: Seconds | None = None  # how long its user thinks it takes
-    deadline_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # Unix seconds
+    deadline_s: Moment | None = None
 
     preemptible: bool | None = None  # None = once it has registered a checkpoint, or if its queue says so
     requeue: bool = True  # it may run again after a node or supervisor was lost, or at somebody's wish

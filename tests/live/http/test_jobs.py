@@ -173,3 +173,11 @@ def test_ten_thousand_jobs_are_listed_whole(served):
     jobs = served.as_("ana").get(f"{API}/jobs").json()["jobs"]
 
     assert [job["id"] for job in jobs] == list(range(1, 10_001))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"begin_s": 1e300}, {"deadline_s": 1e12}, {"array": {"indices": [-1]}}, {"array": {"indices": [10**30]}}]
+)
+def test_moments_and_indices_that_nothing_can_show_are_refused(served, fields):
+    """One job of a user's must not end the listing of all jobs."""
+    assert served.as_("ana").post(f"{API}/jobs", json={**SUBMIT, **fields}).status_code == 422

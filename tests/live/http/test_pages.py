@@ -275,3 +275,7 @@ def test_alerts_are_on_the_first_page(served, monkeypatch):
     monkeypatch.setattr(served.control, "status", lambda: {**status, "alerts": ["job 7 does not stop"]})
 
     assert '<p class="alert">job 7 does not stop</p>' in served.browser("viewer").get("/").text
+
+
+def test_a_form_from_an_address_that_is_none_is_refused(served):
+    assert served.client({}).post("/login", data={"token": "x"}, headers={"origin": "http://["}).status_code == 403

@@ -8,6 +8,7 @@ import pytest
 
 from live.http.fakes import API, Served
 from trainmaster.errors import TrainmasterError
+from trainmaster.live.http.auth import FRESH_S
 from trainmaster.live.http.limits import Buckets, TooLarge, TooSlow, bounded_body
 from trainmaster.live.http.settings import Settings
 
@@ -126,6 +127,21 @@ def test_guessing_tokens_is_slowed_down_and_costs_the_table_nothing_then(tmp_pat
     assert guesses == [401] * 4 + [429] * 16  # ana's first request was one of the five
     assert served.tokens.looked_up == 5
     assert ana.get(f"{API}/whoami").status_code == 200
+
+
+def test_who_guesses_tokens_shuts_out_nobody_who_had_come_in_from_the_same_address(tmp_path):
+    """All of a machine have one address on loopback: what is known of a token is looked up again every few seconds."""
+    served = Served(tmp_path, Settings(stranger_rate=0.1, stranger_burst=5))
+    ana = served.as_("ana")
+    assert ana.get(f"{API}/whoami").status_code == 200
+    for guess in range(5):
+        served.as_(None).get(f"{API}/whoami", headers={"authorization": f"Bearer {guess}"})
+
+    served.now_s += FRESH_S + 1
+    assert ana.get(f"{API}/whoami").status_code == 200
+
+    served.auth.revoke(1)
+    assert [ana.get(f"{API}/whoami").status_code for _ in range(2)] == [429, 429]
 
 
 def test_guessing_tokens_at_the_login_is_slowed_down_as_well(tmp_path):

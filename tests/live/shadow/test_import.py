@@ -43,6 +43,9 @@ def test_without_accounting_one_line_says_so_and_the_trace_is_what_squeue_shows(
         site.queued(3, -1, None),
         site.queued(4, -1, -0.9, **{"tres-per-node": "N/A", "tres-per-job": "gres/gpu:a100=8"}),
         site.queued(5, -1, -0.9, NumTasks="3", **{"tres-per-node": "N/A", "tres-per-task": "gres:gpu:2"}),
+        site.queued(6, -1, -0.9, **{"tres-per-node": "gres:gpu"}),  # --gres=gpu: one
+        site.queued(7, -1, -0.9, **{"tres-per-node": "gres:gpu:a100"}),
+        site.queued(8, -1, -0.9, **{"tres-per-node": "gres:gpu:1g.5gb:3"}),
     )
 
     answer = trainmaster("import", "--from", "slurm", "-o", "trace.txt")
@@ -50,8 +53,10 @@ def test_without_accounting_one_line_says_so_and_the_trace_is_what_squeue_shows(
     assert answer.status == 0, answer.err
     assert "accounting is off on theirs (no slurmdbd)" in answer.err.splitlines()[0] and "up --backend slurm --shadow" in answer.err
     jobs = load_trace(tmp_path / "trace.txt", "sacct").jobs
-    assert dict(zip(jobs.id, jobs.gpu_milli // 1_000, strict=True)) == {"1": 4, "2": 2, "4": 8, "5": 6}
-    assert dict(zip(jobs.id, jobs.work, strict=True)) == pytest.approx({"1": 7_200, "2": 1_764, "4": 3_240, "5": 3_240})
+    assert dict(zip(jobs.id, jobs.gpu_milli // 1_000, strict=True)) == {
+        "1": 4, "2": 2, "4": 8, "5": 6, "6": 1, "7": 1, "8": 3,
+    }  # fmt: skip
+    assert dict(zip(jobs.id, jobs.work, strict=True)) == pytest.approx({"1": 7_200, "2": 1_764, **dict.fromkeys("45678", 3_240)})
     assert ["squeue", "-h", "-a", "-r", "-t", "all", "-O", QUEUE_FORMAT] in site.calls and "sacct" not in {call[0] for call in site.calls}
 
 

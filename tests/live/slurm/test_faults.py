@@ -14,6 +14,7 @@ from live.backends.harness import Harness, alive
 from trainmaster.errors import BackendError
 from trainmaster.live.backends.base import Attempt, Observation, Seen
 from trainmaster.live.backends.slurm import SlurmBackend
+from trainmaster.live.backends.slurm_parsing import Partition
 from trainmaster.live.node import folder as files
 
 from .conftest import NOT_OURS, SOMEONE, mend
@@ -70,7 +71,8 @@ def test_a_submission_that_slurm_never_got_is_made_again(cluster: Harness, monke
 
 @pytest.mark.slow
 def test_what_slurm_refuses_twice_while_it_answers_is_refused_in_its_words(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.backend, "_partition", lambda *_: "no-such-partition")
+    unknown = Partition(name="no-such-partition", default=False, up=True, most_min=None)
+    monkeypatch.setattr(cluster.backend, "_partition", lambda *_: unknown)
     refused = cluster.until(cluster.start(["true"]))
     assert refused.seen is Seen.REFUSED and "sbatch" in refused.message, refused
 

@@ -126,3 +126,18 @@ def test_a_look_that_hung_does_not_put_off_the_next_one_for_long(backend: SlurmB
 def test_flags_of_other_backends_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="SLURM_CONF"):
         backend_of(Settings(state=tmp_path, backend="slurm", slots=4))
+
+
+def test_a_limit_as_long_as_its_partition_allows_is_not_made_longer(backend: SlurmBackend) -> None:
+    """Who asks for just that much would be refused by sbatch, or wait for ever."""
+    backend._take({"nodes": NODES, "partitions": PARTITIONS.replace("PartitionName=main", "PartitionName=main MaxTime=1-00:00:00")})
+    day_s = 24 * 3_600.0
+    assert [submissions(backend, on("a2", 1), limit_s=limit_s)[0].limit_min for limit_s in (3_600.0, day_s, 2 * day_s)] == [62, 1440, 2880]
+    assert submissions(backend, on("a2", 1))[0].limit_min is None
+
+
+def test_a_node_that_slurm_names_no_more_is_refused(backend: SlurmBackend) -> None:
+    """It may have been chosen a moment before it went."""
+    backend._take({"nodes": NODES.partition("NodeName=a2")[0], "partitions": PARTITIONS})
+    with pytest.raises(InputError, match="Slurm has no node a2"):
+        submissions(backend, on("a2", 1))

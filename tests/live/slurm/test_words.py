@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,8 +64,10 @@ def test_sbatch_may_name_the_cluster_beside_the_id() -> None:
 
 
 def test_partitions_and_how_a_job_ended_are_read_from_their_words() -> None:
-    text = "PartitionName=main Default=YES Nodes=n[1-2] State=UP\nPartitionName=old Default=NO State=DOWN\n"
-    assert [(one.name, one.default, one.up) for one in parsing.partitions(text)] == [("main", True, True), ("old", False, False)]
+    text = "PartitionName=main Default=YES MaxTime=1-12:00:30 State=UP\nPartitionName=old Default=NO MaxTime=UNLIMITED State=DOWN\n"
+    assert [(one.name, one.default, one.up, one.most_min) for one in parsing.partitions(text)] == [
+        ("main", True, True, 2160), ("old", False, False, None),
+    ]  # fmt: skip
     assert parsing.ending("JobId=3 JobName=x JobState=NODE_FAIL Reason=NodeDown Dependency=(null)", "x") == "NODE_FAIL (NodeDown)"
     assert parsing.ending("JobId=3 JobName=x JobState=COMPLETED Reason=None", "x") == "COMPLETED"
     assert parsing.ending("JobId=3 JobName=another JobState=COMPLETED", "x") == ""  # the id was given again
@@ -129,3 +134,31 @@ def test_an_operators_defaults_for_sbatch_do_not_reach_it(monkeypatch: pytest.Mo
     Slurm("launch").cancel([1])
     seen = (tmp_path / "seen").read_text()
     assert "SBATCH_PARTITION" not in seen and "SLURM_CONF=/where/it/is" in seen
+
+
+def command(folder: Any, name: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_what_a_command_that_hangs_has_started_ends_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """Sites wrap Slurm's commands into scripts: a poll a second must not leave a process a second."""
+    command(tmp_path, "squeue", f"sleep 60 & echo $! > {tmp_path}/child; wait", monkeypatch)
+    monkeypatch.setattr("trainmaster.live.backends.slurm_commands.LOOK_S", 0.5)
+    with pytest.raises(BackendError, match="no answer within"):
+        Slurm("launch").jobs()
+    child = int((tmp_path / "child").read_text())
+    until_s = time.monotonic() + 10
+    while os.path.exists(f"/proc/{child}") and "\nState:\tZ" not in Path(f"/proc/{child}/status").read_text():
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("script", ["exec yes", "exec yes >&2"])
+def test_a_command_that_prints_without_end_fills_no_memory(script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    command(tmp_path, "squeue", script, monkeypatch)
+    monkeypatch.setattr("trainmaster.live.backends.slurm_commands.LOOK_S", 1.0)
+    monkeypatch.setattr("trainmaster.live.backends.slurm_commands.OUTPUT_BYTES", 1 << 20)
+    with pytest.raises(BackendError, match="printed more than 1 MiB" if script == "exec yes" else "no answer within"):
+        Slurm("launch").jobs()

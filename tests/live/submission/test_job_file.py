@@ -96,6 +96,13 @@ def test_kubernetes_words(tmp_path):
     assert made(tmp_path, "run: x\nresources: {nvidia.com/gpu: 1, nvidia.com/gpucores: 30}\n").gpus == 0.3
 
 
+def test_a_share_of_a_gpu_means_the_same_before_and_after_the_number_of_gpus(tmp_path):
+    for limits in ("{nvidia.com/gpu: 1, nvidia.com/gpucores: 30}", "{nvidia.com/gpucores: 30, nvidia.com/gpu: 1}"):
+        assert made(tmp_path, f"run: train\nresources: {{limits: {limits}}}").gpus == 0.3
+    with pytest.raises(InputError, match="a share of each of 2 GPUs"):
+        made(tmp_path, "run: train\nresources: {limits: {nvidia.com/gpucores: 30, nvidia.com/gpu: 2}}")
+
+
 def test_slurm_s_words_and_lists_of_words(tmp_path):
     job = made(
         tmp_path,
@@ -104,6 +111,13 @@ def test_slurm_s_words_and_lists_of_words(tmp_path):
     )
     assert (job.command, job.name, job.gpus, job.limit_s, job.queue) == (("python", "train.py"), "x", 8, 86_400, "gpu")
     assert (job.preemptible, job.hold, job.env["SLURM_NTASKS"]) == (True, False, "8")
+
+
+def test_sbatch_lines_in_a_file_that_does_not_read_them_are_said(tmp_path):
+    draft = by_yaml(tmp_path, "run: |\n  #!/bin/bash\n  #SBATCH --gres=gpu:4\n  train\n")
+    assert [note.rpartition("/")[2] for note in draft.notes] == [
+        "job.yaml:1: run: its #SBATCH lines are not read; what it needs is said by fields of this file"
+    ]
 
 
 def test_what_a_job_waits_for(tmp_path):
@@ -137,6 +151,7 @@ def test_what_a_job_waits_for(tmp_path):
         ("run: x\nrun: y", 'job.yaml:2: "run" is given twice'),
         ("a: " * 20, "job.yaml"),
         ("type: service\nrun: x", 'job.yaml:1: type: "service": only what runs to its end'),
+        ("run: x\nx.name: foo", "job.yaml:2: x.name: no such field"),
         ("run: x\nresources: {gpu_fraction: 2}", "resources.gpu_fraction: 2 is not a fraction"),
     ],
 )

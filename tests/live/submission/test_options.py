@@ -1,5 +1,10 @@
 """sbatch's options and ours, on a command line and in #SBATCH lines, to the totals of a job."""
 
+import os
+import re
+import shutil
+import subprocess
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +46,13 @@ def test_amounts_of_a_node_a_process_and_a_gpu_become_those_of_the_gang(flags, g
     assert (asked.gpus, asked.nodes, asked.cpus, asked.memory_gib) == (gpus, nodes, cpus, memory_gib)
 
 
+def test_memory_for_each_cpu_is_for_each_process_where_no_cpus_are_asked_for():
+    """With Slurm a process has a CPU."""
+    assert spec("--gres gpu:1 -n 8 --mem-per-cpu 4G").memory_gib == 32
+    assert spec("--gres gpu:1 -n 2 -c 4 --mem-per-cpu 4G").memory_gib == 32
+    assert spec("--gres gpu:1 --mem-per-cpu 4G").memory_gib == 4
+
+
 def test_ranges_are_elastic():
     ranged = spec("--gpus 2..8")
     assert (ranged.gpus, ranged.min_gpus, ranged.max_gpus) == (2, 2, 8)
@@ -68,6 +80,17 @@ def test_ranges_are_elastic():
 def test_what_does_not_go_together_or_would_be_lost_is_refused(flags, problem):
     with pytest.raises(InputError, match=problem):
         spec(flags)
+
+
+def test_every_option_of_the_sbatch_that_is_installed_is_known(tmp_path):
+    """Known may mean refused: what it does not say is "no option"."""
+    if shutil.which("sbatch") is None:
+        pytest.skip("no sbatch on this machine")
+    conf = tmp_path / "slurm.conf"
+    conf.write_text("ClusterName=x\nSlurmctldHost=localhost\nNodeName=n1 CPUs=1\nPartitionName=p Nodes=n1\n")
+    told = subprocess.run(["sbatch", "--help"], env={**os.environ, "SLURM_CONF": str(conf)}, capture_output=True, text=True, check=True)
+    theirs = set(re.findall(r"^\s*(?:-\w, )?(--[a-z-]+)", told.stdout, re.MULTILINE)) - {"--help", "--usage", "--version"}
+    assert len(theirs) > 80 and theirs <= {name for option in AS_SBATCH for name in option.names}
 
 
 def test_what_is_harmless_is_noted_in_one_line_each():
@@ -130,6 +153,10 @@ def test_the_environment_that_export_names(export, kept):
 
     assert set(env) == kept
     assert env.get("C") in (None, "3", "1,2")
+
+
+def test_an_apostrophe_in_a_variable_that_export_sets_is_kept():
+    assert by_flags('--export "NONE,WORD=it\'s,OTHER=2"').fields["env"].items() >= {("WORD", "it's"), ("OTHER", "2")}
 
 
 def test_what_belongs_to_another_job_or_opens_the_controller_stays_behind():

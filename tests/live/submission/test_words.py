@@ -1,7 +1,7 @@
 """Lengths of time, memory, GPUs, arrays, dependencies, signals and moments: text to values, and one line for what is neither."""
 
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -175,7 +175,9 @@ def utc(monkeypatch):
         ("2026-11-25", "2026-11-25T00:00:00"), ("2026-11-25T14:30", "2026-11-25T14:30:00"), ("2026-11-25 14:30:05", "2026-11-25T14:30:05"),
         ("11/25/26", "2026-11-25T00:00:00"), ("1125", "2026-11-25T00:00:00"), ("2:30PM", "2026-11-18T14:30:00"),
         ("12:00am", "2026-11-19T00:00:00"), ("noon", "2026-11-18T12:00:00"), ("tomorrow", "2026-11-19T00:00:00"),
-        ("06:00", "2026-11-19T06:00:00"),
+        ("06:00", "2026-11-19T06:00:00"), ("fika", "2026-11-18T15:00:00"), ("now + 2 hours", "2026-11-18T13:06:40"),
+        ("01/15", "2027-01-15T00:00:00"), ("1117", "2027-11-17T00:00:00"), ("12/25", "2026-12-25T00:00:00"),
+        ("11/25-14:30", "2026-11-25T14:30:00"), ("11.25.26-08:00", "2026-11-25T08:00:00"), ("01/15/26", "2026-01-15T00:00:00"),
     ],
 )  # fmt: skip
 def test_moments_in_the_future(utc, text, expected):
@@ -188,6 +190,8 @@ def test_moments_relative_and_past(utc):
     assert moment_s("now-7days", "-S", NOW_S, ahead=False) == NOW_S - 7 * 86_400
     assert moment_s("now+60", "-b", NOW_S, ahead=True) == NOW_S + 60
     assert moment_s("06:00", "-S", NOW_S, ahead=False) < NOW_S  # today's
+    assert moment_s("12/25", "-S", NOW_S, ahead=False) == datetime(2025, 12, 25, tzinfo=UTC).timestamp()  # the last one
+    assert moment_s("1118-10:00", "-S", NOW_S, ahead=False) == datetime(2026, 11, 18, 10, tzinfo=UTC).timestamp()
     assert moment_s("1795000000", "-S", NOW_S, ahead=False) == NOW_S
     for wrong in ("2026-02-30", "25:00", "13:00PM", "now+2fortnights", "soon", "now+99999999999"):
         with pytest.raises(InputError, match=r"^-b: "):

@@ -101,7 +101,7 @@ class Accepting(Generic[L]):
     def _accepted(self) -> list[Key]:
         """By a controller before this one; of some perhaps no more than the mark was made."""
         names = (name.partition(".") for name in os.listdir(f"{self.state}/{files.LIVE}"))
-        return [(int(job), int(attempt)) for job, _, attempt in names]
+        return [(int(job), int(attempt)) for job, _, attempt in names if job.isdecimal() and attempt.isdecimal()]  # NFS leaves .nfs...
 
     def _check_number(self, attempt: Attempt) -> None:
         """InputError: it has been here, or a newer one has, or an older one still runs."""

@@ -244,9 +244,13 @@ class RayBackend(Accepting[_Live]):
     def _tell(self, **what: Sequence[Any]) -> None:
         """A bridge that does not hear it is replaced, and the next finds it in the folder."""
         if self._bridge is not None and self._bridge.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 self._bridge.stdin.write(json.dumps(what).encode() + b"\n")
                 self._bridge.stdin.flush()
+            except BlockingIOError:  # it does not read, and half a line may have gone to it
+                self._bridge.kill()
+            except (OSError, ValueError):
+                pass
 
     def _listen(self) -> None:
         while not self._closing:

@@ -187,11 +187,13 @@ class Bridge:
         await self._refresh()
         for name in os.listdir(f"{self.state}/{files.LIVE}"):
             job, _, attempt = name.partition(".")
-            self.take((int(job), int(attempt)))
-        await self._sweep()
+            if job.isdecimal() and attempt.isdecimal():
+                self.take((int(job), int(attempt)))
+        swept = await self._sweep()
         while True:
             await asyncio.sleep(REFRESH_S)
             await self._refresh()
+            swept = swept or await self._sweep()
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         while True:
@@ -307,8 +309,9 @@ class Bridge:
             return f"Ray knows nothing of node {part.node} any more"
         return None
 
-    async def _sweep(self) -> None:
-        """What an earlier controller has begun and nobody wants any more. An actor without a plan runs nothing."""
+    async def _sweep(self) -> bool:
+        """What an earlier controller has begun and nobody wants any more. An actor without a plan runs nothing. False: Ray has not
+        answered to the end."""
         with contextlib.suppress(TimeoutError, RayError):
             actors = await within(CALL_S, ray.util.list_named_actors, True)
             groups = await within(CALL_S, ray.util.placement_group_table)
@@ -321,6 +324,8 @@ class Bridge:
                 owner, _, key = str(group["name"]).partition(":")
                 if owner == self.namespace and key not in wanted and group["state"] != "REMOVED":
                     await within(CALL_S, ray.util.remove_placement_group, PlacementGroup(ray.PlacementGroupID.from_hex(id)))
+            return True
+        return False
 
 
 class Gang:
@@ -532,12 +537,14 @@ class Gang:
                 await self._miss(part, error)
                 continue
             part.missed_s, part.trouble = None, ""
-            self._take_in(part, said)
+            written = self._take_in(part, said)
             if part.end is not None:
                 drained_by_s = min(drained_by_s, time.monotonic() + DRAIN_S)
-                part.over = said["drained"] or not said["begun"] or time.monotonic() > drained_by_s
+                part.over = (said["drained"] and written) or not said["begun"] or time.monotonic() > drained_by_s
             await self._advance()
             self.report()
+            if not written and not part.over:
+                await asyncio.sleep(REFRESH_S)
 
     def _offsets(self, part: Part) -> dict[str, int]:
         found = {}
@@ -546,17 +553,24 @@ class Gang:
                 found[name] = os.stat(f"{self.folder}/{name}.log").st_size
         return found
 
-    def _take_in(self, part: Part, said: dict[str, Any]) -> None:
+    def _take_in(self, part: Part, said: dict[str, Any]) -> bool:
+        """False: its output cannot be written here (a full disk). It is asked for again: the node still has it."""
+        written = True
         for name, (offset, text) in said["logs"].items():
             if LOG_NAME.fullmatch(name):
-                with open(f"{self.folder}/{name}.log", "r+b" if offset else "wb", opener=files.private) as file:
-                    file.seek(offset)
-                    file.write(text)
-                self._bound(name)
+                try:
+                    with open(f"{self.folder}/{name}.log", "r+b" if offset else "wb", opener=files.private) as file:
+                        file.seek(offset)
+                        file.write(text)
+                except OSError as error:
+                    written, part.trouble = False, f"its output cannot be written in {self.folder}: {error.strerror}"
+                else:
+                    self._bound(name)
         part.news, part.words, part.ready, part.started_s = said["news"], said["words"], said["ready"], said["started_s"]
         part.said, part.own, part.end = said["said"], said["own"], said["end"]
         if not said["begun"]:  # its actor is a new one
             part.end = {"lost": f"nothing of it is on {part.node} any more", "ended_s": time.time(), "asked": None}
+        return written
 
     def _bound(self, name: str) -> None:
         """A log here, as its supervisor does on the node."""

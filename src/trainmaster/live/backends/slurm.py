@@ -41,6 +41,7 @@ from trainmaster.live.backends.slurm_commands import Slurm, Submission, step_int
 from trainmaster.live.node import folder as files
 from trainmaster.live.node import gang, lookalikes
 from trainmaster.live.node.plan import plan as plan_of
+from trainmaster.live.spec import JobSpec
 
 POLL_S = 1.0  # between two looks at Slurm's queue, and so many times what a look takes, for slurmctld's sake
 COST = 20.0
@@ -50,7 +51,9 @@ LISTEN_S = 0.2  # between two looks at what supervisors on other machines have t
 SAY_S = 5.0  # a start that takes longer is said in its observation
 FORCE_S = 10.0  # past a deadline: scancel, again and again
 LINGER_S = 3.0  # a Slurm job whose attempt has ended goes by itself; after so long it is cancelled
-MOST_FAILURES = 2  # of sbatch, for one Slurm job, while slurmctld answers
+MOST_FAILURES = 2  # of sbatch, for one Slurm job, while slurmctld answers; then it is refused
+NO_MORE = "Slurm has it no more"
+THERE = frozenset({"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED"})  # one empty answer of squeue's ends no jobs
 TAIL = "import sys; sys.path.insert(0, sys.argv[1]); from trainmaster.live.node.gang import main; main(*sys.argv[2:])"
 ROOT = Path(__file__).parents[3]
 NODES_FILE, SITE_FILE = "slurm-nodes.json", "slurm-site.json"
@@ -242,7 +245,7 @@ class SlurmBackend(Accepting[Launched]):
         groups: dict[tuple[Any, ...], list[NodeShare]] = {}
         nodes = []
         for share in attempt.shares:
-            if share.node not in self._listed:
+            if share.node not in self._inventory:
                 raise InputError(f"Slurm has no node {share.node}")
             if share.gpus != int(share.gpus):
                 raise InputError(f"Slurm gives whole GPUs, not {share.gpus:g} of one")
@@ -256,26 +259,25 @@ class SlurmBackend(Accepting[Launched]):
             part = list(groups).index(amounts) if amounts in groups else len(groups)
             groups.setdefault(amounts, []).append(share)
             nodes.append({"name": share.node, "slurm_node": listed.name, "address": listed.address, "part": part, "gpus": share.gpus})
-        limit_min = None if spec.limit_s is None else math.ceil((spec.limit_s + spec.grace_s) / 60) + 1  # ours comes first
         submissions = []
         for number, ((gpus, cpus, memory_mib), shares) in enumerate(groups.items()):
             names = tuple(self._listed[share.node][0].name for share in shares)
+            partition = self._partition(attempt.queue, [share.node for share in shares])
             argv = (sys.executable, "-I", "-S", "-c", TAIL, str(ROOT), self.state, str(attempt.job), str(attempt.attempt), str(number))
             submissions.append(Submission(
                 name=parsing.job_name(self._site, (attempt.job, attempt.attempt), number, attempt.name),
-                partition=self._partition(attempt.queue, [share.node for share in shares]), nodes=names, gpus=gpus, cpus=cpus,
-                memory_mib=memory_mib, limit_min=limit_min, account=spec.account, qos=spec.qos, folder=self.state,
-                output=f"{folder}/system.log", argv=argv,
+                partition=partition.name, nodes=names, gpus=gpus, cpus=cpus, memory_mib=memory_mib, limit_min=_limit_min(spec, partition),
+                account=spec.account, qos=spec.qos, folder=self.state, output=f"{folder}/system.log", argv=argv,
             ))  # fmt: skip
         return nodes, submissions
 
-    def _partition(self, queue: str | None, nodes: Sequence[str]) -> str:
+    def _partition(self, queue: str | None, nodes: Sequence[str]) -> parsing.Partition:
         """That of the queue's name, else the default, else the first: of those that hold all these nodes."""
         hold = [one for one in self._partitions if all(one.name in self._listed[node][0].partitions for node in nodes)]
         for fits in (lambda one: one.name == queue, lambda one: one.default, lambda one: True):
             for one in hold:
                 if one.up and fits(one):
-                    return one.name
+                    return one
         raise InputError(f"no partition of Slurm's that is up holds {', '.join(nodes)}")
 
     def _held(self) -> dict[str, float]:
@@ -404,8 +406,8 @@ class SlurmBackend(Accepting[Launched]):
                 cancel, self._cancel = sorted(self._cancel), set()
             try:
                 for live, part in waiting:
-                    if not self._closing:
-                        self._submit(live, part)
+                    if self._closing or (live.end is None and not self._submit(live, part)):
+                        break
                 if cancel:
                     self.slurm.cancel(cancel)
                 if time.monotonic() >= self._look_s:
@@ -429,9 +431,12 @@ class SlurmBackend(Accepting[Launched]):
         with self._lock:
             self._trouble = str(problem)
             self._look_s = time.monotonic() + POLL_S
+            for part in (part for live in self._live.values() for part in live.parts if part.submitted is None):
+                part.failures = 0  # slurmctld was away: that says nothing of what was submitted
         self._wake()
 
-    def _submit(self, live: Launched, part: Part) -> None:
+    def _submit(self, live: Launched, part: Part) -> bool:
+        """False: a look comes before anything else is submitted. Without slurmctld each would hang for seconds."""
         part.submitted = None
         try:
             part.id = self.slurm.submit(part.asked)
@@ -440,11 +445,12 @@ class SlurmBackend(Accepting[Launched]):
                 part.failures += 1
                 part.error = str(problem)
                 self._look_s = 0.0
-            return
+            return False
         with self._lock:
             part.submitted, part.error = True, ""
             if live.end is not None:  # stopped meanwhile
                 self._look_s = 0.0
+        return True
 
     def _look(self) -> None:
         began_s = time.monotonic()
@@ -466,6 +472,9 @@ class SlurmBackend(Accepting[Launched]):
             self._strangers = strangers
         for live, part, why in doubtful:
             how = self.slurm.how_it_ended(part.id, part.asked.name) if part.id is not None else ""
+            if why == NO_MORE and how.partition(" ")[0] in THERE:
+                log.warning("squeue does not show job %s, which scontrol says is %s: nothing is made of it", part.id, how)
+                continue
             with self._lock:
                 self._give_up(live, part, f"{why}: {how}" if how else why)
         if began_s >= self._nodes_s:
@@ -504,7 +513,7 @@ class SlurmBackend(Accepting[Launched]):
             self._cancel |= {row.id for row in part.rows if row not in kept}  # of a submission that was made twice
             part.id = next(iter(ours), kept[0].id if kept else part.id)
             if not kept:
-                doubtful.append((live, part, "Slurm has it no more"))
+                doubtful.append((live, part, NO_MORE))
             elif kept[0].waits and not began_before.isdisjoint(part.nodes):
                 doubtful.append((live, part, "Slurm has put it back into its queue"))
         return doubtful
@@ -604,3 +613,12 @@ class SlurmBackend(Accepting[Launched]):
         there = {str(row.name) for listed in nodes for row in listed.rows}
         for name in [name for name in self._inventory if name not in there]:
             del self._inventory[name]  # its controller keeps it as one that is down
+
+
+def _limit_min(spec: JobSpec, partition: parsing.Partition) -> int | None:
+    """For `sbatch --time`: a net under our own limit, which comes first. Not above what its partition allows: who asks for just that much
+    would be refused, or wait for ever."""
+    if spec.limit_s is None:
+        return None
+    wanted_min, own_min = math.ceil((spec.limit_s + spec.grace_s) / 60) + 1, math.ceil(spec.limit_s / 60)
+    return wanted_min if partition.most_min is None else max(own_min, min(wanted_min, partition.most_min))

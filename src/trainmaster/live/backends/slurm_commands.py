@@ -6,6 +6,7 @@ submission. What is read has a format of our own choosing (`squeue -o`, `sbatch 
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 from trainmaster.errors import BackendError
 from trainmaster.live.backends import slurm_parsing as parsing
+from trainmaster.live.backends.slurm_calling import PrintedTooMuch, pour
 
 SUBMIT_S = 12.0  # sbatch itself gives up after 9 s without an answer
 LOOK_S = 10.0
@@ -97,15 +99,13 @@ class Slurm:
             return ""
 
     def _run(self, argv: list[str], within_s: float) -> str:
+        into = io.BytesIO()
         try:
-            done = subprocess.run(
-                argv, env=self._env, capture_output=True, stdin=subprocess.DEVNULL, cwd="/", timeout=within_s, check=False,
-            )  # fmt: skip
+            status, said = pour(argv, self._env, into, within_s, OUTPUT_BYTES)
+        except PrintedTooMuch:
+            raise BackendError(f"{shlex.join(argv[:2])}: printed more than {OUTPUT_BYTES >> 20} MiB; is it Slurm's?") from None
         except subprocess.TimeoutExpired:
             raise BackendError(f"{argv[0]}: no answer within {within_s:g} s; is slurmctld up? (scontrol ping)") from None
-        except OSError as error:
-            raise BackendError(f"{argv[0]}: {error.strerror}; Slurm's commands must be on the PATH of `trainmaster up`") from None
-        if done.returncode:
-            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-            raise BackendError(f"{shlex.join(argv[:2])}: {last[0][:300]}")
-        return done.stdout[:OUTPUT_BYTES].decode(errors="replace")
+        if status:
+            raise BackendError(f"{shlex.join(argv[:2])}: {said}")
+        return into.getvalue().decode(errors="replace")

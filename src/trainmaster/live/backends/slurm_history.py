@@ -25,7 +25,7 @@ _STATE, _USER, _LIMIT, _NODES = (FIELDS.index(name) for name in ("State", "User"
 _SUBMIT, _ELIGIBLE, _START, _END = _TIMES = tuple(FIELDS.index(name) for name in ("Submit", "Eligible", "Start", "End"))
 _TIME = re.compile(r"[0-9]{1,12}")
 _ABSENT = frozenset({"", "Unknown", "None", "NONE", "N/A", "(null)"})
-_GPUS = re.compile(r"gres[:/]gpu(?::([A-Za-z0-9_.+-]+))?[:=]([0-9]{1,9})")  # gres:gpu:a100:4, gres/gpu:a100=4, gres/gpu=4
+_GPUS = re.compile(r"gres[:/]gpu(?::([A-Za-z0-9_.+-]+))?(?:[:=]([0-9]{1,9}))?")  # gres:gpu:a100:4, gres/gpu:a100=4, gres/gpu=4
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +184,11 @@ def _asked(known: Mapping[str, str], nodes: int, tasks: int) -> dict[str, int]:
 def _counts(tres: str) -> dict[str, int]:
     """GPUs by type; "" is the total, or an untyped one."""
     found: dict[str, int] = {}
-    for kind, count in _GPUS.findall(tres):
-        found[kind] = found.get(kind, 0) + int(count)
+    for match in filter(None, map(_GPUS.fullmatch, tres.split(","))):
+        kind, count = match.groups()
+        if count is None and kind is not None and kind.isdecimal():  # gres:gpu:4
+            kind, count = None, kind
+        found[kind or ""] = found.get(kind or "", 0) + int(count or 1)  # gres:gpu, gres:gpu:a100: one
     return found
 
 

@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass
 
 from trainmaster.cluster.seen import node_names
-from trainmaster.errors import BackendError
+from trainmaster.errors import BackendError, InputError
 from trainmaster.live.backends.accepting import Key
+from trainmaster.live.submission.durations import limit_s
 
 FORMAT = "%i|%T|%N|%r|%j"  # a name may hold a bar: it comes last
 NAME = re.compile(r"tm-([0-9a-f]{8})-([0-9]{1,18})\.([0-9]{1,9})\.([0-9]{1,6})(?:-.*)?", re.DOTALL)
@@ -40,6 +41,7 @@ class Partition:
     name: str
     default: bool
     up: bool
+    most_min: int | None  # a longer limit is refused, or waits for ever; None: there is no bound
 
 
 def job_name(site: str, key: Key, part: int, name: str) -> str:
@@ -79,8 +81,20 @@ def partitions(text: str) -> list[Partition]:
     for line in text.splitlines():
         words = _words(line)
         if "PartitionName" in words:
-            found.append(Partition(name=words["PartitionName"], default=words.get("Default") == "YES", up=words.get("State") == "UP"))
+            found.append(Partition(
+                name=words["PartitionName"], default=words.get("Default") == "YES", up=words.get("State") == "UP",
+                most_min=_minutes(words.get("MaxTime", "")),
+            ))  # fmt: skip
     return found
+
+
+def _minutes(text: str) -> int | None:
+    """Whole ones of `1-00:00:00`."""
+    try:
+        most_s = limit_s(text, "MaxTime")
+    except InputError:
+        return None
+    return None if most_s is None else int(most_s // 60)
 
 
 def ending(text: str, name: str) -> str:

@@ -14,9 +14,7 @@ from __future__ import annotations
 import io
 import os
 import re
-import selectors
 import shlex
-import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +22,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from trainmaster.errors import BackendError, InputError
+from trainmaster.live.backends.slurm_calling import PrintedTooMuch, pour
 from trainmaster.live.backends.slurm_commands import KEPT
 from trainmaster.live.submission.durations import duration_s
 from trainmaster.live.submission.moments import moment_s
@@ -31,7 +30,6 @@ from trainmaster.workload.traces.sacct import FIELDS
 
 LOOK_S = 15.0
 MOST_BYTES = 512 << 20  # two million jobs of sacct's
-SAID_BYTES = 4096  # of what it complained
 # a suffix after each field: what is in none of them, so that they are neither padded nor cut; no field is text that a user chose
 QUEUE = ("JobID", "State", "UserName", "Account", "Partition", "QOS", "SubmitTime", "EligibleTime", "StartTime", "EndTime", "TimeUsed",
          "TimeLimit", "NumNodes", "NumCPUs", "NumTasks", "tres-alloc", "tres-per-job", "tres-per-node", "tres-per-task",
@@ -110,46 +108,15 @@ class Reading:
         return into.getvalue().decode(errors="replace")
 
     def _pour(self, argv: Sequence[str], into: IO[bytes], within_s: float) -> None:
-        what, said, size, until_s = shlex.join(argv[:3] if argv[0] == "scontrol" else argv[:1]), b"", 0, time.monotonic() + within_s
+        what = shlex.join(argv[:3] if argv[0] == "scontrol" else argv[:1])
         try:
-            process = subprocess.Popen(
-                argv, env=self._env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/",
-                start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
-            raise BackendError(f"{what}: {error.strerror}; Slurm's commands must be on the PATH") from None
-        assert process.stdout is not None and process.stderr is not None
-        try:
-            with selectors.DefaultSelector() as ready:
-                for stream in (process.stdout, process.stderr):
-                    ready.register(stream, selectors.EVENT_READ)
-                while ready.get_map():
-                    events = ready.select(max(0.0, until_s - time.monotonic()))
-                    if not events:
-                        raise subprocess.TimeoutExpired(argv, within_s)
-                    for key, _ in events:
-                        chunk = os.read(key.fd, 1 << 16)
-                        if not chunk:
-                            ready.unregister(key.fileobj)
-                        elif key.fileobj is process.stderr:
-                            said = (said + chunk)[-SAID_BYTES:]
-                        else:
-                            into.write(chunk)
-                            size += len(chunk)
-                            if size > MOST_BYTES:
-                                raise BackendError(f"{what}: printed more than {MOST_BYTES >> 20} MiB; ask for less (--since)")
-            status = process.wait(max(0.1, until_s - time.monotonic()))
+            status, said = pour(argv, self._env, into, within_s, MOST_BYTES)
+        except PrintedTooMuch:
+            raise BackendError(f"{what}: printed more than {MOST_BYTES >> 20} MiB; ask for less (--since)") from None
         except subprocess.TimeoutExpired:
             raise TookTooLong(f"{what}: no end within {within_s:g} s; is Slurm up (scontrol ping), is the question too large?") from None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            process.stdout.close()
-            process.stderr.close()
         if status:
-            last = said.decode(errors="replace").strip().splitlines()[-1:] or [f"exit status {status}"]
-            raise BackendError(f"{what}: {_printable(last[0])[:300]}")
+            raise BackendError(f"{what}: {_printable(said)}")
 
 
 def slurm_conf(site: Site, partitions: str) -> str:

@@ -20,7 +20,7 @@ from fastapi import Depends, Request
 from fastapi.params import Depends as Dependency
 
 from trainmaster.errors import Forbidden, NotFound
-from trainmaster.live.control import AskedFor, ControlPlane, EventRecord, JobFilter, JobRecord, NodeRecord, WhyAnswer
+from trainmaster.live.control import AskedFor, ControlPlane, EventRecord, JobFilter, JobRecord, NodeRecord, Scenario, WhyAnswer
 from trainmaster.live.http.auth import Role, Who
 from trainmaster.live.http.gate import who_of
 from trainmaster.live.http.service import service_of
@@ -114,6 +114,19 @@ class Access:
         mine = self.who.user
         ahead = tuple(other if other.get("user") == mine else {**other, "id": None, "user": None} for other in answer.ahead)
         return replace(answer, ahead=ahead)
+
+
+    def whatif(self, scenarios: Sequence[Scenario]) -> dict[str, Any]:
+        """Of what each tenant gets, who may see no others' jobs is told the own share, and those of queues."""
+        answer = self.control.whatif(scenarios)
+        if self.who.role.sees_all or self.settings.open_queue:
+            return answer
+        seen = {self.who.user, *(queue.name for queue in self.control.queues())}
+        runs = [
+            {**run, "by_tenant": {name: share for name, share in run["by_tenant"].items() if name in seen}} if "by_tenant" in run else run
+            for run in answer["runs"]
+        ]
+        return {**answer, "runs": runs}
 
 
 def _outline(record: JobRecord) -> JobRecord:

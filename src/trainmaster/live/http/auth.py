@@ -113,6 +113,10 @@ class Authenticator:
         who, until_s = self._known.get(key, (None, 0.0))
         return who if who is not None and now_s < until_s and not expired(who.expires_s, now_s) else None
 
+    def was_known(self, key: str) -> bool:
+        """When it was looked up last. It is again for as long as it is."""
+        return key in self._known
+
     def look_up(self, key: str) -> Who | None:
         """The same from the table."""
         row, now_s = self.table.find_token(key), self.now()

@@ -81,7 +81,8 @@ async def _refusal(scope: Scope) -> Response | None:
     key, session = _key(service, headers, path)
     who = service.auth.remembered(key) if key else None
     if who is None and key:
-        if wait_s := service.strangers.wait_s(address):
+        # one that was known a moment ago is no stranger, whoever else knocks from its address
+        if not service.auth.was_known(key) and (wait_s := service.strangers.wait_s(address)):
             return _busy(scope, wait_s)
         who = await run_in_threadpool(service.auth.look_up, key)
     if who is None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from trainmaster.live.control import AskedFor, AttemptRecord, EventRecord, JobRecord, NodeRecord, QueueRecord, Scenario
 from trainmaster.live.http.auth import Role
-from trainmaster.live.spec import Amount, JobSpec, Name, Seconds, Strict, Word
+from trainmaster.live.spec import Amount, JobSpec, Moment, Name, Seconds, Strict, Word
 
 LARGEST_ID = 2**53 - 1  # what JSON readers and databases agree on
 MAX_SPECS = 10_000
@@ -17,7 +17,6 @@ MAX_IDS = 10_000
 MAX_FILTER = 1_000  # values of one filter in a query
 
 Id = Annotated[int, Field(ge=1, le=LARGEST_ID)]
-Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]  # Unix seconds
 Line = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f]*$")]
 Setting = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f=]+=[^\x00-\x1f]*$")]
 Spec = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=r"^[^\x00-\x1f]+$")]

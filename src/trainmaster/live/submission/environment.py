@@ -54,8 +54,8 @@ def captured(environ: Mapping[str, str], asked: Export) -> dict[str, str]:
 
 
 def _pieces(text: str) -> list[str]:
-    """Split at commas outside quotes: `A='1,2',B=3`."""
-    return [re.sub(r"""(['"])(.*?)\1""", r"\2", piece) for piece in re.findall(r"""(?:[^,'"]|'[^']*'|"[^"]*")+""", text)]
+    """Split at commas outside quotes: `A='1,2',B=3`. A quote that nothing closes is a letter: `A=it's`."""
+    return [re.sub(r"""(['"])(.*?)\1""", r"\2", piece) for piece in re.findall(r"""(?:'[^']*'|"[^"]*"|[^,])+""", text)]
 
 
 def _text(value: str) -> str | None:

@@ -22,6 +22,7 @@ from trainmaster.cluster.yaml_tree import Value, Wanted
 from trainmaster.errors import InputError
 from trainmaster.live.submission import arrays, dependencies, durations, gpus, memory, options
 from trainmaster.live.submission.request import Asked
+from trainmaster.live.submission.script import MARK
 
 Field = tuple[Value, str]  # and the place: job.yaml:7: resources.gpus
 Reader = Callable[[Asked, Value, str], None]
@@ -47,7 +48,7 @@ def told_by(text: str, where: str) -> Asked:
 
 
 def _read(asked: Asked, value: Value, where: str, path: str, readers: dict[str, Reader], otherwise: Reader | None = None) -> None:
-    for name, (inner, at) in _entries(value, where, path).items():
+    for name, (inner, at) in sorted(_entries(value, where, path).items(), key=lambda entry: entry[0] in _SHARES):
         reader = readers.get(name) or otherwise
         if reader is None:
             raise InputError(f"{at}: no such field; {did_you_mean(name, readers)}")
@@ -113,7 +114,7 @@ _BY_FIELD = {name.removeprefix("--"): option for option in options.OPTIONS for n
 
 def _option(asked: Asked, value: Value, at: str) -> None:
     """A field that is a long option."""
-    name = at.rpartition(": ")[2].rpartition(".")[2]
+    name = at.rpartition(": ")[2]
     option = _BY_FIELD.get(name.replace("_", "-"))
     if option is None:
         known = [*_TOP, *(field.replace("-", "_") for field, one in _BY_FIELD.items() if one.help)]
@@ -144,6 +145,8 @@ def _run(asked: Asked, value: Value, at: str) -> None:
         text = _text(value, at)
         if not text.strip():
             raise InputError(f"{at}: is empty; {GIVE}")
+        if any(line.startswith(MARK) for line in text.splitlines()):
+            asked.note(f"{at}: its {MARK} lines are not read; what it needs is said by fields of this file")
         asked.tell("script", text if text.startswith("#!") else f"{SHELL}{text}", at)
 
 
@@ -406,9 +409,10 @@ _CHECKPOINT: dict[str, Reader] = {
 _SHARE: dict[str, Reader] = {
     "gpu-fraction": _fraction, "gpu-memory": _vgpu_memory, "gpu_fraction": _fraction,
 }  # fmt: skip
+_SHARES = {"nvidia.com/gpumem-percentage", "nvidia.com/gpucores"}  # of so many GPUs as stand beside them, before or after
 _KUBERNETES: dict[str, Reader] = {
-    "nvidia.com/gpu": _gpu, "amd.com/gpu": _gpu, "nvidia.com/gpumem": _vgpu_memory, "nvidia.com/gpumem-percentage": _percent,
-    "nvidia.com/gpucores": _percent, "cpu": _cpus, "memory": _memory, "ephemeral-storage": _passed,
+    "nvidia.com/gpu": _gpu, "amd.com/gpu": _gpu, "nvidia.com/gpumem": _vgpu_memory, **dict.fromkeys(sorted(_SHARES), _percent),
+    "cpu": _cpus, "memory": _memory, "ephemeral-storage": _passed,
 }  # fmt: skip
 _RESOURCES: dict[str, Reader] = {
     "gpus": _gpu, "gpu": _gpu, "accelerators": _gpu, "gpu_type": _gpu_type, "any_of": _alternatives, "ordered": _alternatives,

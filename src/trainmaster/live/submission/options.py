@@ -294,7 +294,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(("--exclusive",), _exclusive, "WHAT", optional=True),
     Option(("--mail-type", "--mail-user"), ignored("no mail is sent; `trainmaster events` and the API tell what happens"), "X"),
     *(Option(names, ignored("processes are not bound to cores or sockets here; the job runs without it"), "X") for names in (
-        ("-m", "--distribution"), ("--cpu-bind",), ("--mem-bind",), ("--gpu-bind",), ("--accel-bind",), ("--hint",),
+        ("-m", "--distribution"), ("--cpu-bind",), ("--mem-bind",), ("--gpu-bind",), ("--accel-bind",), ("--gres-flags",), ("--hint",),
         ("-B", "--extra-node-info"),        ("--cores-per-socket",), ("--sockets-per-node",), ("--threads-per-core",),
         ("--ntasks-per-core",), ("--ntasks-per-socket",),
         ("--mem-per-socket",), ("--network",),
@@ -318,7 +318,7 @@ OPTIONS: tuple[Option, ...] = (
         ("-i", "--input"), ("-L", "--licenses"), ("-M", "--cluster", "--clusters"), ("--reservation",), ("--bb",), ("--bbf",),
         ("--container",), ("--uid",), ("--gid",), ("-S", "--core-spec"), ("--thread-spec",),
         ("--gpus-per-socket",), ("--ntasks-per-gpu",), ("--tres-per-task",),
-        ("--mcs-label",), ("--export-file",), ("--batch",),
+        ("--mcs-label",), ("--export-file",), ("--batch",), ("--cluster-constraint",),
     )),
     Option(("--reboot",), refused(_CHANGES)),
 )  # fmt: skip

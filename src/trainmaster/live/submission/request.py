@@ -160,7 +160,7 @@ def _shape(asked: Asked) -> dict[str, Any]:
         {
             "memory_gib": lambda each: each,
             "memory_per_node_gib": lambda each: each * (nodes or 1),
-            "memory_per_cpu_gib": lambda each: each * (cpus or 1),
+            "memory_per_cpu_gib": lambda each: each * (cpus or tasks),  # a process has a CPU with Slurm, asked for or not
             "memory_per_gpu_gib": lambda each: each * gang,
         },
         "GiB of memory",

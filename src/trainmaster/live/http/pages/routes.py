@@ -184,9 +184,9 @@ async def resume(name: NodeName, request: Request, caller: Caller) -> Response:
 async def _form(request: Request) -> dict[str, str]:
     """Of this site's own pages: a browser says where a form was sent from."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise Forbidden("this form was not sent from here")
     try:
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            raise Forbidden("this form was not sent from here")
         fields = parse_qs((await request.body()).decode("ascii"), max_num_fields=10)
     except ValueError:
         raise Forbidden("this is not a form of ours") from None

@@ -24,7 +24,6 @@ from trainmaster.live.http.schemas import (
     Id,
     Ids,
     Jobs,
-    Moment,
     Shell,
     Signal,
     Submitted,
@@ -33,7 +32,7 @@ from trainmaster.live.http.schemas import (
 )
 from trainmaster.live.http.service import service_of
 from trainmaster.live.http.strict_json import StrictRoute
-from trainmaster.live.spec import JobSpec, Name, Word
+from trainmaster.live.spec import JobSpec, Moment, Name, Word
 from trainmaster.live.states import State
 
 MAX_EVENTS = 10_000

@@ -25,7 +25,7 @@ async def whatif(what: WhatIf, request: Request, caller: Caller) -> WhatIfAnswer
         raise TrainmasterError(f"{service.whatifs} what-ifs are being simulated; try again in a moment")
     service.whatifs += 1
     try:
-        told = await run_in_threadpool(caller.control.whatif, [column.scenario() for column in what.scenarios])
+        told = await run_in_threadpool(caller.whatif, [column.scenario() for column in what.scenarios])
     finally:
         service.whatifs -= 1
     return WhatIfAnswer(**told)
