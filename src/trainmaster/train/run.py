@@ -80,6 +80,7 @@ class Run:
 
         self.resumed_step: int | None = None
         self.saved_step: int | None = None
+        self.part_step: int | None = None  # the checkpoint that this rank has last written its part of
         self.metrics: dict[str, Any] = {}
         self.numbers: dict[str, float] = {}  # the last of each metric
         self.watching = self.control is not None
@@ -158,7 +159,7 @@ class Run:
         if part["rng"]:
             rng.restore(part["rng"])
         self.step, self.pending = part["step"], part
-        self.resumed_step = self.saved_step = self.obeyed_save_step = saved.step
+        self.resumed_step = self.saved_step = self.part_step = self.obeyed_save_step = saved.step
         self.rate_since_step = self.step
         if self.control:
             self.control.steps[self.rank] = self.step
@@ -333,13 +334,16 @@ class Run:
     def _save(self, as_step: int, until_s: float | None = None) -> None:
         """This rank's part of the checkpoint `as_step`; rank 0 waits for the others' parts and commits it.
 
+        A rank of a gang writes its part once: while rank 0 commits, a second one (the same step ends a pass and begins the next) would
+        change what has been summed.
         A full disk costs this checkpoint, not the run: the older ones stay. An error of the script's own save function ends the run.
         """
         if not self.checkpoint or not self.step:
             return
         store = self.checkpoint.store
-        if self.saved_step == self.step if self.rank == 0 else store.has(as_step):
+        if self.saved_step == self.step if self.world == 1 else self.part_step == as_step:
             return
+        self.part_step = as_step
         try:
             draft = store.draft(as_step)
             if self.rank == 0 or self.checkpoint.every_rank:

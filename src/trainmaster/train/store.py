@@ -142,9 +142,6 @@ class Store:
             for path in self._committed()[self.keep :]:
                 self._remove(path)
 
-    def has(self, step: int) -> bool:
-        return self._path(step).exists()
-
     def discard(self, step: int) -> None:
         shutil.rmtree(self._draft(step), ignore_errors=True)
 
