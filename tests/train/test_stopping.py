@@ -268,6 +268,17 @@ def test_a_full_disk_is_said_in_one_line_and_not_by_sigbus(tmp_path):
         os.system(f"umount -l {disk}")
 
 
+def test_a_pass_inside_a_pass_is_refused_where_a_resumed_run_would_end_early(node):
+    run = registered(node.environment, Counter())
+    with pytest.raises(TrainmasterError, match=r"tm\.steps: a pass is still under way"):
+        for _ in run.steps(4, replay=False):
+            train(run, Counter(), range(2))
+
+    assert len(list(run.steps(3, replay=False))) == 3  # after it, and after one that was left early, another may begin
+    next(run.steps(3, replay=False))
+    assert len(list(run.steps(3, replay=False))) == 3
+
+
 def test_a_second_checkpoint_or_one_after_the_first_step_is_refused(node):
     run = registered(node.environment, Counter())
     with pytest.raises(TrainmasterError, match="one checkpoint, before the first step"):

@@ -86,7 +86,7 @@ class Run:
         self.numbers: dict[str, float] = {}  # the last of each metric
         self.watching = self.control is not None
         self.obeyed_save_step = 0
-        self.in_epochs = False
+        self.in_epochs = self.in_pass = False
         self.terminated = False
         self.next_progress_s = 0.0 if self.control else math.inf
         self.next_save_s = math.inf
@@ -191,7 +191,10 @@ class Run:
             self.passes += 1  # it had ended before the checkpoint
             self.pending["skipped"] = True
             return
+        if self.in_pass and self.checkpoint:  # a place in two passes is no place that a resumed run would find
+            raise TrainmasterError("tm.steps: a pass is still under way; one at a time: loop over what is inside it without tm.steps")
         batches = self._begin_pass(items, replay)
+        self.in_pass = True
         try:
             self._look()
             for batch in batches:
@@ -200,6 +203,7 @@ class Run:
         finally:
             self.passes += 1
             self.batch = 0
+            self.in_pass = False
             if self.rank == 0:
                 self._write_progress()
             if not self.in_epochs:
