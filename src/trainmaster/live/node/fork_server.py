@@ -10,6 +10,7 @@ for IDLE_S it goes by itself.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import json
@@ -63,11 +64,12 @@ def serve(state: str, version: str) -> None:
         for descriptor, _ in ready:
             if descriptor == listener.fileno():
                 client = listener.accept()[0]
-                if _same_user(client) and _sent(client, hello):
-                    clients[client.fileno()] = client
-                    poll.register(client, select.POLLIN)
-                else:
+                if not _same_user(client):
                     client.close()
+                    continue
+                _send(client, hello)  # one that has gone may have said something before
+                clients[client.fileno()] = client
+                poll.register(client, select.POLLIN)
                 continue
             packet = _received(clients[descriptor])
             if not packet:
@@ -106,12 +108,9 @@ def _same_user(client: socket.socket) -> bool:
     return bool(uid == os.getuid())
 
 
-def _sent(client: socket.socket, packet: bytes) -> bool:
-    try:
+def _send(client: socket.socket, packet: bytes) -> None:
+    with contextlib.suppress(OSError):
         client.send(packet, socket.MSG_DONTWAIT)
-    except OSError:
-        return False
-    return True
 
 
 def _received(client: socket.socket) -> bytes:
