@@ -303,6 +303,29 @@ def test_everything_that_is_kept_is_for_its_owner_alone(cluster: Harness) -> Non
             assert stat.S_IMODE(os.lstat(path).st_mode) & 0o077 == 0, path
 
 
+def test_an_attempt_is_asked_for_once_however_long_the_fork_server_is_away(cluster: Harness) -> None:
+    server = fork_server(cluster)
+    forks = cluster.backend._forks
+    os.kill(server, signal.SIGSTOP)
+    with forks._lock:
+        forks.pid = None
+    for _ in range(1000):
+        forks.ask(4711, 1)
+    assert len(forks._unsent) <= 1
+    forks.start_anew()
+    assert cluster.run(["true"])[0].exit_code == 0
+
+
+@pytest.mark.parametrize("line", [b"9" * 5000 + b" 1\n", b"\xff\n\n 1 \n", b"x" * 60_000])
+def test_nonsense_told_to_the_controller_does_nothing(cluster: Harness, line: bytes) -> None:
+    server = fork_server(cluster)
+    fifo = os.open(f"{cluster.backend.state}/{files.WAKE}", os.O_WRONLY)
+    os.write(fifo, line)
+    os.close(fifo)
+    os.kill(server, signal.SIGKILL)  # whoever listens starts another
+    assert cluster.run(["true"])[0].exit_code == 0
+
+
 @pytest.mark.parametrize(
     "packet",
     [b"[1, 2]", b"{", b'{"job": "../..", "attempt": 1}', b'{"job": 1}', b"[" * 4000, b"x" * 100_000, b'{"job": 99999, "attempt": 1}'],

@@ -259,10 +259,10 @@ class GangSupervisor(Supervisor):
         """
         if self.nodes == 1 or self.started_s is None:
             return
-        try:
-            raised = flag.read(self.control)
-        except ValueError:  # the job's own doing
-            return
+        with contextlib.suppress(OSError, ValueError):  # a flag that the job has cut or removed is nobody else's affair
+            self._share(flag.read(self.control))
+
+    def _share(self, raised: Sequence[int]) -> None:
         if self.node == 0:
             for name, place in PUBLISHED.items():
                 if raised[place] > self.relayed.get(name, 0):
