@@ -266,8 +266,8 @@ class GangSupervisor(Supervisor):
         if self.node == 0:
             for name, place in PUBLISHED.items():
                 if raised[place] > self.relayed.get(name, 0):
-                    self.relayed[name] = raised[place]
                     files.write_json(f"{self.gang}/{name}", {"step": raised[place]})
+                    self.relayed[name] = raised[place]
             rate = (files.read_json(f"{self.control}/progress", 1 << 16) or {}).get("rate")
             if isinstance(rate, (int, float)) and 0 < rate < MOST_MARGIN:
                 flag.put(self.control, flag.MARGIN, flag.MARGIN_STEPS + int(rate * RELAY_S) + 1)
