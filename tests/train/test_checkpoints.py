@@ -78,6 +78,20 @@ def a_list(path):
     (path / "manifest.json").write_text("[]")
 
 
+def other_sums(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "files": dict.fromkeys(manifest["files"])}))
+
+
+def no_sums(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "files": list(manifest["files"])}))
+
+
+def nested(path):
+    (path / "manifest.json").write_text("[" * 200_000)
+
+
 def another_step(path):
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**manifest, "step": 19}))
@@ -91,6 +105,9 @@ DAMAGE = {
     no_manifest: "manifest.json is missing",
     half_a_manifest: "manifest.json is damaged",
     a_list: "manifest.json is damaged",
+    other_sums: "manifest.json is damaged",
+    no_sums: "manifest.json is damaged",
+    nested: "manifest.json is damaged",
     another_step: "step 19",
 }
 

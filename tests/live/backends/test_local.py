@@ -539,6 +539,19 @@ def test_a_log_past_its_limit_keeps_its_beginning_and_its_end_and_says_what_is_m
     cluster.backend.close()
 
 
+def test_mounts_with_odd_names_are_read_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "42 27 0:39 / /tmp/nameless rw,relatime - tmpfs  rw\n"
+        "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:7 master:2 - cgroup cgroup rw,cpu,cpuacct\n"
+        "41 31 0:38 / /mnt/a\\040b rw,relatime - cgroup2  rw,nsdelegate\n"
+        "43 31 0:38 / /mnt/second rw,relatime - cgroup2 cgroup2 rw\n"
+    )
+    monkeypatch.setattr(cgroups, "MOUNTS", str(mounts))
+    found = cgroups.mounts()
+    assert (found[""], found["cpu"], found["cpuacct"]) == ("/mnt/a b", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct")
+
+
 def test_a_process_that_is_alone_in_its_cgroup_moves_into_a_leaf_to_hand_controllers_down(tmp_path: Path, monkeypatch) -> None:
     written: list[str] = []
 

@@ -89,10 +89,12 @@ def serve(state: str, version: str) -> None:
 
 def _fork(state: str, job: int, attempt: int) -> None:
     try:
-        if os.fork() == 0:
-            _supervise(state, job, attempt)
+        pid = os.fork()
     except OSError as error:  # no more processes: the controller sees that nothing starts, and asks again
         print(f"fork server: {error}", file=sys.stderr, flush=True)
+        return
+    if pid == 0:
+        _supervise(state, job, attempt)
 
 
 def _supervise(state: str, job: int, attempt: int) -> NoReturn:
