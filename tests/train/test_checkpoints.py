@@ -15,6 +15,7 @@ import pytest
 from train.counter import Counter, registered
 from train.fake_node import FakeNode
 from trainmaster.errors import InputError, TrainmasterError
+from trainmaster.train import store as store_module
 from trainmaster.train.store import Store
 from trainmaster.train.superseded import Superseded
 
@@ -77,6 +78,20 @@ def a_list(path):
     (path / "manifest.json").write_text("[]")
 
 
+def other_sums(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "files": dict.fromkeys(manifest["files"])}))
+
+
+def no_sums(path):
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "files": list(manifest["files"])}))
+
+
+def nested(path):
+    (path / "manifest.json").write_text("[" * 200_000)
+
+
 def another_step(path):
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**manifest, "step": 19}))
@@ -90,6 +105,9 @@ DAMAGE = {
     no_manifest: "manifest.json is missing",
     half_a_manifest: "manifest.json is damaged",
     a_list: "manifest.json is damaged",
+    other_sums: "manifest.json is damaged",
+    no_sums: "manifest.json is damaged",
+    nested: "manifest.json is damaged",
     another_step: "step 19",
 }
 
@@ -204,6 +222,46 @@ def test_ranks_that_resumed_from_different_checkpoints_do_not_save_together(tmp_
     runs[1].advance()
     with pytest.raises(TrainmasterError, match="rank 1 resumed from step 1, rank 0 from step 2"):
         runs[0].advance()
+
+
+def test_a_rank_that_begins_the_next_pass_while_the_checkpoint_is_committed_does_not_change_it(tmp_path, monkeypatch):
+    node = FakeNode(tmp_path)
+    runs = [registered(node.of_rank(rank, 2), Counter(), every_steps=3) for rank in (0, 1)]
+    commit = runs[0].checkpoint.store.commit
+    next_pass = []
+
+    def slow(draft, step, world):
+        monkeypatch.setattr(store_module, "_sum", summed)
+        commit(draft, step, world)
+
+    def summed(path, *, flush=False, real=store_module._sum):
+        found = real(path, flush=flush)
+        if path.parent.name == "rank-1" and not next_pass:
+            next_pass.append(runs[1].steps(range(3), replay=False))
+            next(next_pass[0])  # rank 1 does not save the model: it has gone on meanwhile
+        return found
+
+    monkeypatch.setattr(runs[0].checkpoint.store, "commit", slow)
+    for run in reversed(runs):
+        assert len(list(run.steps(range(3), replay=False))) == 3
+
+    assert next_pass
+    assert not list(node.checkpoints.glob(".saving-*"))
+    assert store(node.checkpoints, attempt=2).newest().step == 3
+
+
+def test_a_gang_that_comes_back_to_the_step_of_a_damaged_checkpoint_saves_it_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "PARTS_WAIT_S", 1.0)
+    node = FakeNode(tmp_path)
+    for run in [registered(node.of_rank(rank, 2), Counter(), every_steps=2) for rank in (1, 0)]:
+        assert len(list(run.steps(range(4), replay=False))) == 4
+    (node.checkpoints / "step-000000004/shared/seen.json").write_text("[]!")
+
+    again = FakeNode(tmp_path, 2)
+    for run in [registered(again.of_rank(rank, 2), Counter(), every_steps=2) for rank in (1, 0)]:
+        assert list(run.steps(range(4), replay=False)) == [2, 3]
+
+    assert store(node.checkpoints, attempt=3).newest().step == 4
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

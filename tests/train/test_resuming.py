@@ -14,6 +14,7 @@ from train.fake_node import FakeNode, ask_to_stop
 
 torch = pytest.importorskip("torch")
 from train import tiny  # noqa: E402
+from train.counter import Counter, registered  # noqa: E402
 from trainmaster.errors import InputError  # noqa: E402
 from trainmaster.train.pytorch import States  # noqa: E402
 
@@ -107,6 +108,27 @@ def test_a_loader_with_a_generator_of_its_own(tmp_path):
 
 def test_workers_that_draw_random_numbers_need_the_replay(tmp_path):
     assert preempted(tmp_path, [27], workers=2, replay=True)[0] == tiny.train({}, workers=2)
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_a_pass_of_persistent_workers_goes_on_with_the_items_that_it_has_not_seen(tmp_path, replay):
+    def passes(node, ask_after=None):
+        torch.manual_seed(1)
+        counter = Counter()
+        run = registered(node.environment, counter)
+        items = torch.utils.data.TensorDataset(torch.arange(6))
+        loader = torch.utils.data.DataLoader(items, batch_size=2, shuffle=True, num_workers=1, persistent_workers=True)
+        for _ in run.epochs(3):
+            for (batch,) in run.steps(loader, replay):
+                counter.seen.append(batch.tolist())
+                if len(counter.seen) == ask_after:
+                    node.ask_to_stop()
+        return counter.seen
+
+    with pytest.raises(SystemExit):
+        passes(FakeNode(tmp_path / "stopped"), ask_after=5)
+
+    assert passes(FakeNode(tmp_path / "stopped", 2)) == passes(FakeNode(tmp_path / "left alone"))
 
 
 def test_a_failure_costs_what_was_done_since_the_last_checkpoint_and_no_more(tmp_path, left_alone):

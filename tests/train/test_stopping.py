@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,10 @@ import pytest
 from train.counter import Counter, registered
 from train.fake_node import FakeNode
 from trainmaster.errors import InputError, TrainmasterError
+from trainmaster.live.node.said import said
+from trainmaster.train.control import Control
 from trainmaster.train.run import Run
+from trainmaster.train.store import Store
 
 
 @pytest.fixture
@@ -210,6 +214,69 @@ def test_metrics_and_steps_are_reported_by_rank_0(node):
     progress = node.read("progress")
     assert progress["step"] == 3 and progress["saved_step"] is None
     assert progress["metrics"] == {"loss": pytest.approx(0.5 / 3)}
+
+
+def test_no_number_of_metrics_hides_the_steps_from_the_node(node):
+    run = Run(node.environment)
+    for _ in run.steps(3, replay=False):
+        run.report({f"layer {k} {'x' * 1000}": k for k in range(5000)} | {"huge": 10**400})
+
+    seen = said(str(node.control), [0])
+    assert seen["step"] == 3
+    assert len(seen["metrics"]) == 100 and max(map(len, seen["metrics"])) == 100
+
+
+def cannot_write(control, name, content):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_where_the_node_listens_ends_no_training(node, monkeypatch, capsys):
+    monkeypatch.setattr(Control, "write", cannot_write)
+    counter = Counter()
+    train(registered(node.environment, counter), counter, range(3))
+
+    assert counter.seen == [0, 1, 2]
+    assert "trainmaster: the node is not told: registered: [Errno 28] No space left on device" in capsys.readouterr().err
+
+
+def test_a_stop_that_cannot_be_acknowledged_does_not_look_like_the_end_of_the_training(node, monkeypatch):
+    counter = Counter()
+    run = registered(node.environment, counter)
+    monkeypatch.setattr(Control, "write", cannot_write)
+    with pytest.raises(SystemExit) as end:
+        train(run, counter, range(5), ask=2, node=node)
+
+    assert end.value.code == 128 + signal.SIGTERM
+    assert Store(node.checkpoints, "7", 1, "0", 2).newest().step == 3
+
+
+def test_a_full_disk_is_said_in_one_line_and_not_by_sigbus(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.getuid() or os.system(f"mount -t tmpfs -o size=64k none {disk}"):
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        node = FakeNode(disk)
+        with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+            while filler.write(b"x" * 4096):
+                pass
+        run = subprocess.run([sys.executable, "-c", SCRIPT, "{}"], env={**os.environ, **node.environment}, capture_output=True, text=True)
+        assert run.returncode == 1
+        assert "TRAINMASTER_CONTROL" in run.stderr and "No space left on device" in run.stderr.splitlines()[-1]
+    finally:
+        del node
+        os.system(f"umount -l {disk}")
+
+
+def test_a_pass_inside_a_pass_is_refused_where_a_resumed_run_would_end_early(node):
+    run = registered(node.environment, Counter())
+    with pytest.raises(TrainmasterError, match=r"tm\.steps: a pass is still under way"):
+        for _ in run.steps(4, replay=False):
+            train(run, Counter(), range(2))
+
+    assert len(list(run.steps(3, replay=False))) == 3  # after it, and after one that was left early, another may begin
+    next(run.steps(3, replay=False))
+    assert len(list(run.steps(3, replay=False))) == 3
 
 
 def test_a_second_checkpoint_or_one_after_the_first_step_is_refused(node):

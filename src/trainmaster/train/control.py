@@ -59,7 +59,7 @@ def _shared(path: str, size: int, *, create: bool) -> memoryview:
         descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
         try:
             if create and os.fstat(descriptor).st_size < size:
-                os.ftruncate(descriptor, size)  # by every rank, to the same size: what is there stays
+                os.posix_fallocate(descriptor, 0, size)  # by every rank: what is there stays; a hole would be SIGBUS on a full disk
             return memoryview(mmap.mmap(descriptor, size)).cast("q")
         finally:
             os.close(descriptor)

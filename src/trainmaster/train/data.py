@@ -20,6 +20,15 @@ def generators_of(data: Any) -> list[Any]:
     return list(found.values())
 
 
+def from_start(data: Any) -> Iterator[Any]:
+    """`iter(data)`. Each pass makes the same draws: a loader whose workers persist would draw their seed in its first pass of a process
+    only, and a resumed pass would have another permutation."""
+    if getattr(data, "persistent_workers", False) and getattr(data, "_iterator", None) is not None:
+        torch = sys.modules["torch"]
+        torch.empty((), dtype=torch.int64).random_(generator=data.generator)
+    return iter(data)
+
+
 def from_batch(data: Any, start: int, replay: bool) -> Iterator[Any]:
     """An iterator over what is left of `data` after its first `start` items; all draws up to there are made when it returns."""
     if isinstance(data, range | list | tuple):
@@ -27,7 +36,7 @@ def from_batch(data: Any, start: int, replay: bool) -> Iterator[Any]:
     torch_data = sys.modules.get("torch.utils.data")
     if torch_data and type(data) is torch_data.DataLoader and not isinstance(data.dataset, torch_data.IterableDataset) and not replay:
         return _without_loading(data, start)
-    items = iter(data)
+    items = from_start(data)
     for _ in itertools.islice(items, start):
         pass
     return items

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trainmaster.train.store import Saved, Store
 
 PROGRESS_S = 1.0
+METRICS, METRIC_NAME = 100, 100  # so many, of names so long, are shown: the node reads no large file
 RUN_AHEAD_STEPS = 1_000  # a GPU's launch queue holds about a thousand kernels; a rank further ahead does not wait for the others
 DEADLINE_RESERVE_S = 0.5  # left of the time to stop, for the acknowledgement
 
@@ -80,11 +81,12 @@ class Run:
 
         self.resumed_step: int | None = None
         self.saved_step: int | None = None
+        self.part_step: int | None = None  # the checkpoint that this rank has last written its part of
         self.metrics: dict[str, Any] = {}
         self.numbers: dict[str, float] = {}  # the last of each metric
         self.watching = self.control is not None
         self.obeyed_save_step = 0
-        self.in_epochs = False
+        self.in_epochs = self.in_pass = False
         self.terminated = False
         self.next_progress_s = 0.0 if self.control else math.inf
         self.next_save_s = math.inf
@@ -141,8 +143,8 @@ class Run:
             self._restore(self.saved, load)
         if every_s:
             self.next_save_s = time.monotonic() + every_s
-        if self.control and self.rank == 0:
-            self.control.write("registered", {"rank": self.rank, "at_s": time.time()})
+        if self.rank == 0:
+            self._tell("registered", {"rank": self.rank, "at_s": time.time()})
         self._handle_sigterm()
         return self.resumed
 
@@ -158,7 +160,7 @@ class Run:
         if part["rng"]:
             rng.restore(part["rng"])
         self.step, self.pending = part["step"], part
-        self.resumed_step = self.saved_step = self.obeyed_save_step = saved.step
+        self.resumed_step = self.saved_step = self.part_step = self.obeyed_save_step = saved.step
         self.rate_since_step = self.step
         if self.control:
             self.control.steps[self.rank] = self.step
@@ -189,7 +191,10 @@ class Run:
             self.passes += 1  # it had ended before the checkpoint
             self.pending["skipped"] = True
             return
+        if self.in_pass and self.checkpoint:  # a place in two passes is no place that a resumed run would find
+            raise TrainmasterError("tm.steps: a pass is still under way; one at a time: loop over what is inside it without tm.steps")
         batches = self._begin_pass(items, replay)
+        self.in_pass = True
         try:
             self._look()
             for batch in batches:
@@ -198,6 +203,7 @@ class Run:
         finally:
             self.passes += 1
             self.batch = 0
+            self.in_pass = False
             if self.rank == 0:
                 self._write_progress()
             if not self.in_epochs:
@@ -210,7 +216,7 @@ class Run:
         self.generators = positions.generators_of(items)
         if self.pending is None:
             self.pass_rng = rng.capture(self.generators)
-            return iter(items)
+            return positions.from_start(items)
         part, self.pending = self.pending, None
         if part.get("skipped") and self.saved:  # what the script did between the passes that it skipped is undone
             self.checkpoint.load(self.saved.shared)
@@ -294,11 +300,10 @@ class Run:
 
     def _stop(self, stop_step: int, reason: str, deadline_s: float | None, *, acknowledge: bool) -> NoReturn:
         self._save(stop_step, deadline_s - DEADLINE_RESERVE_S if deadline_s else None)
-        if self.control:
-            if self.rank == 0:
-                self._write_progress()
-            if acknowledge:
-                self.control.write(f"ack.{self.rank}", {"step": self.step, "saved_step": self.saved_step, "at_s": time.time()})
+        if self.rank == 0:
+            self._write_progress()
+        if acknowledge:  # not heard, an exit status of 0 would be taken for the end of the training
+            acknowledge = self._tell(f"ack.{self.rank}", {"step": self.step, "saved_step": self.saved_step, "at_s": time.time()})
         if self.rank == 0:
             say(f"stopped after step {self.step} ({reason}); the last checkpoint is of step {self.saved_step}")
         raise SystemExit(0 if acknowledge else 128 + signal.SIGTERM)
@@ -333,13 +338,16 @@ class Run:
     def _save(self, as_step: int, until_s: float | None = None) -> None:
         """This rank's part of the checkpoint `as_step`; rank 0 waits for the others' parts and commits it.
 
+        A rank of a gang writes its part once: while rank 0 commits, a second one (the same step ends a pass and begins the next) would
+        change what has been summed.
         A full disk costs this checkpoint, not the run: the older ones stay. An error of the script's own save function ends the run.
         """
         if not self.checkpoint or not self.step:
             return
         store = self.checkpoint.store
-        if self.saved_step == self.step if self.rank == 0 else store.has(as_step):
+        if self.saved_step == self.step if self.world == 1 else self.part_step == as_step:
             return
+        self.part_step = as_step
         try:
             draft = store.draft(as_step)
             if self.rank == 0 or self.checkpoint.every_rank:
@@ -383,7 +391,8 @@ class Run:
 
     def report(self, metrics: Mapping[str, Any]) -> None:
         if self.rank == 0 and self.control:
-            self.metrics.update({name: value.detach() if hasattr(value, "detach") else value for name, value in metrics.items()})
+            for name, value in metrics.items():
+                self.metrics[name[:METRIC_NAME]] = value.detach() if hasattr(value, "detach") else value
 
     def _write_progress(self) -> None:
         """Numbers are fetched here, once a second: a metric on a GPU would otherwise make every step wait for it."""
@@ -395,17 +404,26 @@ class Run:
             self.rate = (self.step - self.rate_since_step) / (now_s - self.rate_since_s)
             self.rate_since_s, self.rate_since_step = now_s, self.step
         for name, value in self.metrics.items():
+            if name not in self.numbers and len(self.numbers) == METRICS:
+                continue
             try:
                 self.numbers[name] = float(value)
-            except (TypeError, ValueError, RuntimeError) as error:
+            except (TypeError, ValueError, RuntimeError, OverflowError) as error:
                 say(f"metric {name}: {error}")
         self.metrics.clear()
         finite = {name: number for name, number in self.numbers.items() if math.isfinite(number)}  # JSON knows no others
         progress = {"step": self.step, "saved_step": self.saved_step, "rate": self.rate, "metrics": finite, "at_s": time.time()}
+        self._tell("progress", progress)
+
+    def _tell(self, name: str, content: dict[str, Any]) -> bool:
+        """The node; whether it can hear it. A full disk ends no training."""
         try:
-            self.control.write("progress", progress)
+            if self.control:
+                self.control.write(name, content)
         except OSError as error:
-            say(f"progress not written: {error}")
+            say(f"the node is not told: {name}: {error}", self.rank)
+            return False
+        return self.control is not None
 
 
 def _sigterm_is(*handlers: Any) -> bool:

@@ -142,9 +142,6 @@ class Store:
             for path in self._committed()[self.keep :]:
                 self._remove(path)
 
-    def has(self, step: int) -> bool:
-        return self._path(step).exists()
-
     def discard(self, step: int) -> None:
         shutil.rmtree(self._draft(step), ignore_errors=True)
 
@@ -209,12 +206,12 @@ def _verified(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint that is as it was written. Names come from the folder itself, never from the manifest."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        expected: dict[str, list[int]] = manifest["files"]
+        expected = {name: (int(size), int(crc)) for name, (size, crc) in manifest["files"].items()}
         if manifest["format"] != FORMAT or f"step-{manifest['step']:09d}" != path.name or manifest["world"] < 1:
             raise NotWhole(f"manifest.json: format {manifest['format']} and step {manifest['step']} are not those of this folder")
     except FileNotFoundError:
         raise NotWhole("manifest.json is missing") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise NotWhole("manifest.json is damaged") from None
     found = _files(path)
     if missing := sorted(set(expected) - set(found)):

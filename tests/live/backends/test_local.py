@@ -55,6 +55,98 @@ def test_a_controller_that_was_started_in_the_background_passes_none_of_its_igno
     assert not any(ignored & 1 << number - 1 for number in before)
 
 
+def test_a_signal_that_the_controller_blocks_is_not_blocked_in_its_jobs(tmp_path: Path) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+    try:
+        site = Harness(lambda: LocalBackend(tmp_path / "state", slots=1), tmp_path)
+        _, log = site.run(["grep", "SigBlk", "/proc/self/status"])
+        site.close()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    assert int(log.split()[1], 16) == 0
+
+
+SAVES_AT_SIGTERM = "trap 'sleep 0.2; echo saved > saved; exit 3' TERM; {}; echo ready > ready; while :; do sleep 0.01; done"
+
+
+@pytest.mark.parametrize(
+    "what", ["rm -r C", "rm C/flag; mkdir C/flag", "rm C/flag; mkfifo C/flag", ": > C/flag", "mkfifo C/stop.$PPID.tmp", "mkdir C/stop"]
+)
+def test_a_job_that_spoils_its_control_folder_has_its_grace_all_the_same(cluster: Harness, what: str) -> None:
+    attempt = cluster.start(["sh", "-c", SAVES_AT_SIGTERM.format(what.replace("C", "$TRAINMASTER_CONTROL"))])
+    cluster.file("ready")
+    cluster.backend.stop(attempt.job, 1, grace_s=20, reason="preempt")
+    ended = cluster.until(attempt)
+    assert (ended.seen, ended.exit_code, ended.asked_to_stop) == (Seen.ENDED, 3, True)
+    assert cluster.file("saved") == "saved"
+
+
+def test_its_own_signal_is_sent_although_a_second_stop_comes_at_the_same_instant(cluster: Harness) -> None:
+    script = "trap 'exit 5' USR1; echo ready > ready; while :; do sleep 0.01; done"
+    attempt = cluster.start(["sh", "-c", script], signal={"number": signal.SIGUSR1, "before_s": 10})
+    cluster.file("ready")
+    os.kill(supervisor(cluster, attempt), signal.SIGSTOP)
+    cluster.backend.stop(attempt.job, 1, grace_s=30, reason="preempt")
+    cluster.backend.stop(attempt.job, 1, grace_s=30, reason="preempt")
+    os.kill(supervisor(cluster, attempt), signal.SIGCONT)
+    assert cluster.until(attempt).exit_code == 5
+
+
+def test_a_job_that_has_registered_is_left_to_stop_by_itself_after_its_own_signal(cluster: Harness) -> None:
+    register = "echo {} > $TRAINMASTER_CONTROL/registered"
+    steps = "while test $n -lt 60; do sleep 0.01; test $told && n=$((n + 1)); done; exit 5"
+    script = f"told=; n=0; trap 'told=1' USR1; trap 'exit 6' TERM; {register}; echo ready > ready; {steps}"
+    attempt = cluster.start(["sh", "-c", script], signal={"number": signal.SIGUSR1, "before_s": 0})
+    cluster.file("ready")
+    cluster.backend.stop(attempt.job, 1, grace_s=60, reason="preempt")
+    assert cluster.until(attempt).exit_code == 5
+
+
+def test_a_stranger_who_has_the_pid_of_a_rank_that_ended_gets_none_of_its_signals(cluster: Harness) -> None:
+    last_pid = Path("/proc/sys/kernel/ns_last_pid")
+    if os.getuid() or not os.access(last_pid, os.W_OK):
+        pytest.skip("to choose a pid needs root")
+    script = "test $RANK = 0 && { echo $$ > first; exit 0; }; echo ready > ready; sleep 60"
+    attempt = cluster.start(["sh", "-c", script], gpus=(1, 1), ranks="gpu")
+    cluster.file("ready")
+    wanted = int(cluster.file("first"))
+    cluster.wait(lambda: None if alive(wanted) or os.path.exists(f"/proc/{wanted}") else True)
+    stranger = None
+    for _ in range(200):
+        last_pid.write_text(str(wanted - 1))
+        one = os.posix_spawn("/bin/sleep", ["sleep", "60"], {}, setpgroup=0)
+        if one == wanted:
+            stranger = one
+            break
+        os.kill(one, signal.SIGKILL)
+        os.waitpid(one, 0)
+    if stranger is None:
+        pytest.skip("other processes take every pid")
+    try:
+        cluster.backend.stop(attempt.job, 1, grace_s=30, reason="cancel")
+        assert cluster.until(attempt).exit_code == 128 + signal.SIGTERM
+        assert alive(stranger)
+    finally:
+        os.kill(stranger, signal.SIGKILL)
+        os.waitpid(stranger, 0)
+
+
+@pytest.mark.parametrize(
+    "owner", ["printf '\\377' > owner", "mkfifo owner", "mkdir owner", "echo $TRAINMASTER_JOB_ID > owner; mkfifo fence"]
+)
+def test_what_a_job_leaves_among_its_checkpoints_keeps_no_later_attempt_from_starting(cluster: Harness, owner: str) -> None:
+    first = cluster.start(["sh", "-c", f"cd $TRAINMASTER_CHECKPOINT_DIR; {owner}"])
+    assert cluster.until(first).exit_code == 0
+    assert cluster.until(cluster.start(["true"], job=first.job, attempt=2)).exit_code == 0
+
+
+def test_why_it_could_not_start_is_written_however_many_bytes_that_takes(cluster: Harness) -> None:
+    refused = cluster.until(cluster.start(["true"], output="/".join(["\N{ROCKET}" * 60] * 9)))
+    assert refused.seen is Seen.REFUSED
+    assert "its output file: [Errno 2]" in refused.message and "\N{ROCKET}" in refused.message
+
+
 @pytest.mark.parametrize("kind", ["v2", "freezer", "pids", "none"])
 def test_a_killed_supervisor_takes_all_of_its_job_with_it_and_the_attempt_is_lost(
     cluster: Harness, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -134,6 +226,13 @@ def test_the_fork_server_may_be_killed_at_any_time(cluster: Harness) -> None:
     assert cluster.until(running).exit_code == 4
 
 
+def test_the_fork_server_goes_with_a_controller_that_closes(tmp_path: Path) -> None:
+    site = Harness(lambda: LocalBackend(tmp_path / "state", slots=1), tmp_path)
+    server = fork_server(site)
+    site.backend.close()
+    assert site.wait(lambda: not alive(server) or None)
+
+
 def test_a_mute_fork_server_is_replaced_and_what_waits_for_it_is_seen_to_wait(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainmaster.live.backends.local.SAY_S", 0.5)
     monkeypatch.setattr("trainmaster.live.backends.local.MUTE_S", 3.0)
@@ -202,6 +301,29 @@ def test_everything_that_is_kept_is_for_its_owner_alone(cluster: Harness) -> Non
     for folder, _, names in os.walk(cluster.backend.state):
         for path in (folder, *(os.path.join(folder, name) for name in names)):
             assert stat.S_IMODE(os.lstat(path).st_mode) & 0o077 == 0, path
+
+
+def test_an_attempt_is_asked_for_once_however_long_the_fork_server_is_away(cluster: Harness) -> None:
+    server = fork_server(cluster)
+    forks = cluster.backend._forks
+    os.kill(server, signal.SIGSTOP)
+    with forks._lock:
+        forks.pid = None
+    for _ in range(1000):
+        forks.ask(4711, 1)
+    assert len(forks._unsent) <= 1
+    forks.start_anew()
+    assert cluster.run(["true"])[0].exit_code == 0
+
+
+@pytest.mark.parametrize("line", [b"9" * 5000 + b" 1\n", b"\xff\n\n 1 \n", b"x" * 60_000])
+def test_nonsense_told_to_the_controller_does_nothing(cluster: Harness, line: bytes) -> None:
+    server = fork_server(cluster)
+    fifo = os.open(f"{cluster.backend.state}/{files.WAKE}", os.O_WRONLY)
+    os.write(fifo, line)
+    os.close(fifo)
+    os.kill(server, signal.SIGKILL)  # whoever listens starts another
+    assert cluster.run(["true"])[0].exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -383,6 +505,18 @@ def test_a_log_that_goes_on_growing_is_cut_again(tmp_path: Path) -> None:
     assert written.count(b"passed its limit") == 1 and written[-(limit // 2) :].count(b"\0") == 0
 
 
+def test_a_log_that_was_emptied_is_bounded_anew(tmp_path: Path) -> None:
+    path, limit = tmp_path / "0.log", 1 << 20
+    bound = Bound(str(path), limit)
+    for _ in range(3):
+        path.write_bytes(b"")  # `> /dev/stdout` in a job
+        with path.open("ab", buffering=0) as log:
+            for _ in range(8):
+                log.write(bytes(range(1, 256)) * 4000)
+                bound.look()
+                assert path.stat().st_blocks * 512 <= limit + (64 << 10)
+
+
 def test_a_log_past_its_limit_keeps_its_beginning_and_its_end_and_says_what_is_missing(tmp_path: Path) -> None:
     limit = 1 << 20
     cluster = Harness(lambda: LocalBackend(tmp_path / "state", slots=1, log_limit=limit), tmp_path)
@@ -403,6 +537,19 @@ def test_a_log_past_its_limit_keeps_its_beginning_and_its_end_and_says_what_is_m
     assert lines[:2] == ["line 0000000", "line 0000001"] and lines[-1] == "line 0999999"
     assert sum("this log has passed its limit of 1 MiB" in line for line in lines) == 1
     cluster.backend.close()
+
+
+def test_mounts_with_odd_names_are_read_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "42 27 0:39 / /tmp/nameless rw,relatime - tmpfs  rw\n"
+        "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:7 master:2 - cgroup cgroup rw,cpu,cpuacct\n"
+        "41 31 0:38 / /mnt/a\\040b rw,relatime - cgroup2  rw,nsdelegate\n"
+        "43 31 0:38 / /mnt/second rw,relatime - cgroup2 cgroup2 rw\n"
+    )
+    monkeypatch.setattr(cgroups, "MOUNTS", str(mounts))
+    found = cgroups.mounts()
+    assert (found[""], found["cpu"], found["cpuacct"]) == ("/mnt/a b", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct")
 
 
 def test_a_process_that_is_alone_in_its_cgroup_moves_into_a_leaf_to_hand_controllers_down(tmp_path: Path, monkeypatch) -> None:

@@ -36,6 +36,10 @@ def test_a_plain_list_is_itself(names: list[str]) -> None:
     assert _expand(",".join(names)) == names
 
 
+def test_a_list_of_more_hosts_than_there_can_be_takes_no_longer_than_its_bound() -> None:
+    assert len(_expand("n[1-99999][1-99999][1-99999]")) == 100_000
+
+
 @given(st.text("abc[]-,0123456789", max_size=30))
 def test_no_list_however_broken_is_more_than_its_bound(listed: str) -> None:
     assert len(_expand(listed)) <= 100_000
@@ -74,6 +78,53 @@ def test_an_option_that_srun_does_not_know_is_named(cluster: Harness) -> None:
 def test_srun_ends_with_the_largest_exit_code_of_its_tasks(cluster: Harness) -> None:
     assert cluster.run("srun -n3 sh -c 'exit $((SLURM_PROCID * 2))'\n")[0].exit_code == 4
     assert cluster.run("srun no-such-program\n")[0].exit_code == 2
+
+
+def test_a_task_that_fails_ends_the_others_where_srun_was_told_so(cluster: Harness) -> None:
+    task = "test $SLURM_PROCID = 1 && { while ! test -e ready; do sleep 0.01; done; exit 3; }; (touch ready; sleep 60); exit 0"
+    assert cluster.run(f"srun -n2 -K sh -c '{task}'\n")[0].exit_code == 128 + 15
+    assert cluster.run("srun -n2 -K0 sh -c 'sleep 0.$((3 - SLURM_PROCID)); exit $((3 * SLURM_PROCID))'\n")[0].exit_code == 3
+
+
+def test_srun_ends_when_nobody_reads_its_labelled_lines_on(cluster: Harness) -> None:
+    seen, log = cluster.run("#!/bin/bash\nsrun -l -n2 yes | head -n 1\necho ${PIPESTATUS[0]}\n")
+    assert seen.exit_code == 0
+    assert log.splitlines() in (["0: y", str(128 + 13)], ["1: y", str(128 + 13)])
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("", ["0 in", "1 "]),
+        ("--input=all", ["0 in", "1 "]),
+        ("--input 1", ["0 ", "1 in"]),
+        ("-i none", ["0 ", "1 "]),
+        ("-i words", ["0 words", "1 words"]),
+        ("-i words-%t", ["0 words 0", "1 words 1"]),
+    ],
+)
+def test_what_sruns_tasks_read(cluster: Harness, option: str, said: list[str]) -> None:
+    for name, text in (("words", "words"), ("words-0", "words 0"), ("words-1", "words 1")):
+        (cluster.folder / name).write_text(f"{text}\n")
+    seen, log = cluster.run(f"echo in | srun -n2 {option} sh -c 'read -r line; echo $SLURM_PROCID \"$line\"'\n")
+    assert (seen.exit_code, sorted(log.splitlines())) == (0, said)
+
+
+def test_a_file_or_a_folder_that_srun_has_not_is_named(cluster: Harness) -> None:
+    for options, missing in (("-i no-such-file", "no-such-file"), ("-D no-such-folder", "no-such-folder")):
+        seen, log = cluster.run(f"srun {options} true\n")
+        assert (seen.exit_code, log) == (2, f"srun: error: {missing}: No such file or directory\n")
+
+
+def test_many_tasks_with_files_of_their_own_need_no_more_open_files_than_one(cluster: Harness) -> None:
+    assert cluster.run("ulimit -n 32; srun -n 40 -o out-%t -e err-%t -i /dev/null sh -c 'echo $SLURM_PROCID'\n")[0].exit_code == 0
+    assert (cluster.folder / "out-39").read_text() == "39\n"
+
+
+def test_a_steps_tasks_per_node_are_its_own(cluster: Harness) -> None:
+    script = "srun -N2 -n3 sh -c 'echo $SLURM_STEP_TASKS_PER_NODE $SLURM_TASKS_PER_NODE'; echo $SLURM_TASKS_PER_NODE\n"
+    seen, log = cluster.run(script, gpus=(1, 1), ranks="batch")
+    assert (seen.exit_code, log.splitlines()) == (0, ["2,1 2,1"] * 3 + ["1(x2)"])
 
 
 def test_srun_writes_each_task_to_its_own_file(cluster: Harness) -> None:

@@ -161,7 +161,7 @@ def test_an_apostrophe_in_a_variable_that_export_sets_is_kept():
 
 def test_what_belongs_to_another_job_or_opens_the_controller_stays_behind():
     ours = {"TRAINMASTER_TOKEN": "tm_x", "TRAINMASTER_JOB_ID": "7", "TRAINMASTER_STATE": "/s"}
-    environ = {"HOME": "/h", "SLURM_PROCID": "3", "X": "\udcff", **ours}
+    environ = {"HOME": "/h", "SLURM_PROCID": "3", "X": "\udcff", "\udcffX": "1", **ours}
     context = Context(workdir="/", environ=environ, now_s=NOW_S)
 
     assert by_flags("", context).fields["env"] == {"HOME": "/h"}

@@ -37,7 +37,7 @@ class ForkServer:
         self._socket: socket.socket | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self.since_s = -HELLO_S  # monotonic: when it was last started or reached
-        self._unsent: list[bytes] = []
+        self._unsent: dict[bytes, None] = {}  # each once, however long it is away
         self._closed = False
         self.attend()
 
@@ -50,7 +50,7 @@ class ForkServer:
         packet = json.dumps({"job": job, "attempt": attempt}).encode()
         with self._lock:
             if self.pid is None or not self._send(packet):
-                self._unsent.append(packet)
+                self._unsent[packet] = None
 
     def attend(self) -> None:
         with self._lock:
@@ -61,8 +61,8 @@ class ForkServer:
             if self._socket is not None:
                 self._listen(self._socket)
             if self.pid is not None:
-                while self._unsent and self._send(self._unsent[0]):
-                    self._unsent.pop(0)
+                while self._unsent and self._send(packet := next(iter(self._unsent))):
+                    del self._unsent[packet]
             elif time.monotonic() > self.since_s + HELLO_S:
                 self._start_anew()
 

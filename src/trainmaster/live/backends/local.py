@@ -407,21 +407,21 @@ class LocalBackend(Accepting[_Live]):
     def _listen(self) -> None:
         chores_s = 0.0
         while not self._closing:
-            for descriptor, _ in self._poll.poll(self._forks.patience_s):
-                with self._lock:
-                    if descriptor == self._fifo:
-                        self._poked(os.read(self._fifo, 1 << 16))
-                    elif descriptor in self._supervisors and self._left(self._supervisors[descriptor]):
-                        chores_s = 0.0
-                self._wake()
             try:
+                for descriptor, _ in self._poll.poll(self._forks.patience_s):
+                    with self._lock:
+                        if descriptor == self._fifo:
+                            self._poked(os.read(self._fifo, 1 << 16))
+                        elif descriptor in self._supervisors and self._left(self._supervisors[descriptor]):
+                            chores_s = 0.0
+                    self._wake()
                 self._forks.attend()
                 if time.monotonic() > chores_s:
                     chores_s = time.monotonic() + 0.5
                     self._chores()
             except Exception:  # seen by the operator; the next round tries again
                 log.exception("local backend")
-                chores_s = time.monotonic() + 1.0
+                time.sleep(0.5)
 
     def _left(self, live: _Live) -> bool:
         """Its supervisor has ended. True: without a word."""
@@ -440,7 +440,8 @@ class LocalBackend(Accepting[_Live]):
                 live.changed = True
         for line in lines.splitlines():
             job, _, attempt = line.partition(b" ")
-            named = self._live.get((int(job), int(attempt))) if job.isdigit() and attempt.isdigit() else None
+            known = job.isdigit() and attempt.isdigit() and len(line) < 100  # a job can write here, too
+            named = self._live.get((int(job), int(attempt))) if known else None
             if named is not None:
                 named.changed = True
 

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 
 from trainmaster.live.node import linux
+
+MOUNTS = "/proc/self/mountinfo"
 
 
 def find() -> tuple[str, str] | None:
@@ -95,14 +98,13 @@ def _works(kind: str, parent: str) -> bool:
 def mounts() -> dict[str, str]:
     """Controller -> mount point; "" for v2."""
     found: dict[str, str] = {}
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+    with open(MOUNTS, encoding="utf-8", errors="replace") as file:
         for line in file:
-            before, _, after = line.partition(" - ")
-            kind, _, options = after.split()[:3]
-            if kind == "cgroup2":
-                found.setdefault("", before.split()[4])
-            elif kind == "cgroup":
-                found.update({option: before.split()[4] for option in options.split(",")})
+            before, _, after = line.rstrip("\n").partition(" - ")
+            kind, _, options = after.split(" ", 2)  # what is mounted may be called nothing at all
+            if kind in ("cgroup", "cgroup2"):
+                place = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split(" ")[4])  # a space is \040
+                found.update(dict.fromkeys(options.split(","), place) if kind == "cgroup" else {"": found.get("", place)})
     return found
 
 

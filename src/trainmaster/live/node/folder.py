@@ -94,7 +94,7 @@ def read_json(path: str, at_most_bytes: int = JSON_BYTES) -> dict[str, Any] | No
 class Reserved:
     """A JSON file whose room on disk is taken beforehand: how an attempt ended can be written on a full disk too."""
 
-    SIZE = 4096
+    SIZE = 8192  # a message of 500 characters is up to 6,000 bytes of JSON
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -136,7 +136,8 @@ def private(path: str, flags: int) -> int:
 
 
 def write_bytes(path: str, text: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    """Where a job may have put a FIFO: nobody waits for its reader."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         view = memoryview(text)
         while view:

@@ -10,6 +10,7 @@ for IDLE_S it goes by itself.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import json
@@ -63,11 +64,12 @@ def serve(state: str, version: str) -> None:
         for descriptor, _ in ready:
             if descriptor == listener.fileno():
                 client = listener.accept()[0]
-                if _same_user(client) and _sent(client, hello):
-                    clients[client.fileno()] = client
-                    poll.register(client, select.POLLIN)
-                else:
+                if not _same_user(client):
                     client.close()
+                    continue
+                _send(client, hello)  # one that has gone may have said something before
+                clients[client.fileno()] = client
+                poll.register(client, select.POLLIN)
                 continue
             packet = _received(clients[descriptor])
             if not packet:
@@ -87,10 +89,12 @@ def serve(state: str, version: str) -> None:
 
 def _fork(state: str, job: int, attempt: int) -> None:
     try:
-        if os.fork() == 0:
-            _supervise(state, job, attempt)
+        pid = os.fork()
     except OSError as error:  # no more processes: the controller sees that nothing starts, and asks again
         print(f"fork server: {error}", file=sys.stderr, flush=True)
+        return
+    if pid == 0:
+        _supervise(state, job, attempt)
 
 
 def _supervise(state: str, job: int, attempt: int) -> NoReturn:
@@ -106,12 +110,9 @@ def _same_user(client: socket.socket) -> bool:
     return bool(uid == os.getuid())
 
 
-def _sent(client: socket.socket, packet: bytes) -> bool:
-    try:
+def _send(client: socket.socket, packet: bytes) -> None:
+    with contextlib.suppress(OSError):
         client.send(packet, socket.MSG_DONTWAIT)
-    except OSError:
-        return False
-    return True
 
 
 def _received(client: socket.socket) -> bytes:

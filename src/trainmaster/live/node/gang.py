@@ -259,15 +259,15 @@ class GangSupervisor(Supervisor):
         """
         if self.nodes == 1 or self.started_s is None:
             return
-        try:
-            raised = flag.read(self.control)
-        except ValueError:  # the job's own doing
-            return
+        with contextlib.suppress(OSError, ValueError):  # a flag that the job has cut or removed is nobody else's affair
+            self._share(flag.read(self.control))
+
+    def _share(self, raised: Sequence[int]) -> None:
         if self.node == 0:
             for name, place in PUBLISHED.items():
                 if raised[place] > self.relayed.get(name, 0):
-                    self.relayed[name] = raised[place]
                     files.write_json(f"{self.gang}/{name}", {"step": raised[place]})
+                    self.relayed[name] = raised[place]
             rate = (files.read_json(f"{self.control}/progress", 1 << 16) or {}).get("rate")
             if isinstance(rate, (int, float)) and 0 < rate < MOST_MARGIN:
                 flag.put(self.control, flag.MARGIN, flag.MARGIN_STEPS + int(rate * RELAY_S) + 1)

@@ -29,6 +29,8 @@ class Bound:
             about = os.stat(self.path, follow_symlinks=False)
         except OSError:
             return
+        if about.st_size < self.cut_to:  # emptied: `> /dev/stderr` in the job does that
+            self.cut_to = 0
         if about.st_size - max(self.cut_to - self.limit // 2, 0) > self.limit:
             self._cut(about.st_size, max(about.st_blksize, PAGE))
 

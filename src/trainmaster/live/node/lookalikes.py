@@ -11,7 +11,10 @@ An option of srun that asks for what the attempt has anyway is read over; one th
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
+import queue
 import re
 import shlex
 import signal
@@ -23,7 +26,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from trainmaster.live.node import cgroups, limits
+from trainmaster.live.node import cgroups, limits, linux
 from trainmaster.live.node import folder as files
 from trainmaster.live.node.steps import Elsewhere
 
@@ -57,15 +60,17 @@ WITH_VALUE = {
     "--ntasks-per-node": "per_node", "--tasks-per-node": "per_node",
     "-o": "output", "--output": "output", "-e": "error", "--error": "error", "-i": "input", "--input": "input",
     "--gpus-per-task": "gpus_per_task", "-D": "chdir", "--chdir": "chdir", "--export": "export", "-w": "nodelist", "--nodelist": "nodelist",
+    "-K": "kill", "--kill-on-bad-exit": "kill",
 }  # fmt: skip
 READ_OVER_WITH_VALUE = frozenset(
     "-c --cpus-per-task -G --gpus --gpus-per-node --gres --mem --mem-per-cpu --mem-per-gpu -t --time -J --job-name"
     " -p --partition -A --account --cpu-bind --gpu-bind --mem-bind --distribution -m --mpi --jobid --open-mode --threads-per-core"
-    " --wait -W --kill-on-bad-exit -K --ntasks-per-socket --hint --signal --network --comment".split()
+    " --wait -W --ntasks-per-socket --hint --signal --network --comment".split()
 )
 FLAGS = {"-l": "label", "--label": "label", "-u": "unbuffered", "--unbuffered": "unbuffered"}
 READ_OVER = frozenset("--exclusive --exact --overlap -O --overcommit -s --oversubscribe --pty -Q --quiet -v --verbose -X".split())
 BARE_OR_EQUALS = frozenset("-K --kill-on-bad-exit".split())  # their value only ever comes after "="
+KILL_WAIT_S = 30.0  # between SIGTERM and SIGKILL for the other tasks when one has failed and -K is given
 KEPT = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 
 
@@ -87,7 +92,8 @@ def srun(argv: list[str]) -> int:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, lambda *_: None)  # the tasks get them too, and decide; a handler, unlike "ignore", ends with exec
     nodes = _nodes_of_the_plan()
-    return _wait([_start(command, asked, task, nodes.get(node, {}), local, world) for task, node, local in tasks])
+    running = [_start(command, asked, task, nodes.get(node, {}), local, world) for task, node, local in tasks]
+    return _wait(running, kill=asked.get("kill", os.environ.get("SLURM_KILL_BAD_EXIT", "0")) != "0")
 
 
 def _read_options(argv: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -132,9 +138,8 @@ def _tasks(asked: dict[str, str]) -> tuple[list[tuple[int, int, int]], dict[str,
     elif "nodes" in asked:
         total = nodes
     else:
-        total = int(os.environ.get("SLURM_NTASKS", nodes))
-    more, rest = divmod(total, nodes)
-    counts = [more + (node < rest) for node in range(nodes)]
+        total = _count(asked, "ntasks", os.environ.get("SLURM_NTASKS", str(nodes)))
+    counts = blocks(total, nodes)
     everywhere, here = bool(_nodes_of_the_plan()), int(os.environ.get("SLURM_NODEID", "0"))
     tasks = [
         (sum(counts[:place]) + local, node, local)
@@ -146,8 +151,21 @@ def _tasks(asked: dict[str, str]) -> tuple[list[tuple[int, int, int]], dict[str,
     world = {
         "SLURM_NTASKS": str(total), "SLURM_NPROCS": str(total), "SLURM_STEP_NUM_TASKS": str(total), "SLURM_STEP_NUM_NODES": str(nodes),
         "SLURM_NNODES": str(nodes), "SLURM_STEP_NODELIST": names, "SLURM_STEP_ID": "0", "SLURM_STEPID": "0",
+        "SLURM_STEP_TASKS_PER_NODE": tasks_per_node(counts), "SLURM_TASKS_PER_NODE": tasks_per_node(counts),
     }  # fmt: skip
     return tasks, world
+
+
+def blocks(tasks: int, nodes: int) -> list[int]:
+    """How many of the tasks are each node's."""
+    more, rest = divmod(tasks, nodes)
+    return [more + (node < rest) for node in range(nodes)]
+
+
+def tasks_per_node(counts: list[int]) -> str:
+    """As Slurm writes it: `2(x3)`, or `2,1`."""
+    runs = [(count, len(list(same))) for count, same in itertools.groupby(counts)]
+    return ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in runs)
 
 
 def _chosen(asked: dict[str, str], listed: list[str]) -> list[int]:
@@ -188,9 +206,7 @@ def _start(command: list[str], asked: dict[str, str], task: int, node: dict[str,
     env |= dict(pair.split("=", 1) for pair in chosen if "=" in pair)
     label = f"{task}: ".encode() if "label" in asked else b""
     out, err = (_file(asked, name, env) for name in ("output", "error"))
-    standard_in = None if task == 0 and "input" not in asked else subprocess.DEVNULL
-    if asked.get("input", "").startswith("/"):
-        standard_in = os.open(asked["input"], os.O_RDONLY | os.O_CLOEXEC)
+    standard_in = _input(asked, task, env)
     there = _elsewhere(env)
     process: subprocess.Popen[bytes] | Elsewhere
     try:
@@ -205,13 +221,16 @@ def _start(command: list[str], asked: dict[str, str], task: int, node: dict[str,
                 stdout=out if out is not None else subprocess.PIPE if label else None,
                 stderr=err if err is not None else subprocess.STDOUT if out is not None else subprocess.PIPE if label else None,
             )  # fmt: skip
+            for descriptor in (standard_in, out, err):
+                if descriptor is not None and descriptor != subprocess.DEVNULL:
+                    os.close(descriptor)  # it is the task's
     except OSError as error:
-        print(f"srun: error: {command[0]}: {error.strerror}", file=sys.stderr)
+        print(f"srun: error: {error.filename or command[0]}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     labelled = []
     for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
         if source is not None:
-            labelled.append(threading.Thread(target=_label, args=(source, target.buffer, label)))
+            labelled.append(threading.Thread(target=_label, args=(source, target.fileno(), label), daemon=True))
             labelled[-1].start()
     return process, labelled
 
@@ -235,10 +254,22 @@ def _sent_there(
     return [*launcher["argv"], path], launcher["env"], None, True
 
 
+def _input(asked: dict[str, str], task: int, env: Mapping[str, str]) -> int | None:
+    """None: that of srun. It is read by one task: the first, or the one that is named."""
+    what = asked.get("input", "all")
+    if what == "all" or what.isdecimal():
+        return None if task == (int(what) if what != "all" else 0) else subprocess.DEVNULL
+    return subprocess.DEVNULL if what == "none" else _open(_path(what, env), os.O_RDONLY)
+
+
 def _file(asked: dict[str, str], name: str, env: Mapping[str, str]) -> int | None:
     pattern = asked.get(name)
     if pattern is None or pattern in ("all", "none"):
         return None
+    return _open(_path(pattern, env), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def _path(pattern: str, env: Mapping[str, str]) -> str:
     job = os.environ.get("SLURM_JOB_ID", "")
     values = {
         "%": "%", "j": job, "J": f"{job}.0", "t": env["SLURM_PROCID"], "n": env.get("SLURM_NODEID", "0"),
@@ -246,29 +277,57 @@ def _file(asked: dict[str, str], name: str, env: Mapping[str, str]) -> int | Non
         "x": os.environ.get("SLURM_JOB_NAME", ""), "u": os.environ.get("SLURM_JOB_USER", ""),
         "A": os.environ.get("SLURM_ARRAY_JOB_ID", job), "a": os.environ.get("SLURM_ARRAY_TASK_ID", "4294967294"),
     }  # fmt: skip
-    path = re.sub(r"%(\d*)(.)", lambda found: values.get(found[2], found[0]).replace("/", "_").rjust(int(found[1] or 0) % 11, "0"), pattern)
+    return re.sub(r"%(\d*)(.)", lambda found: values.get(found[2], found[0]).replace("/", "_").rjust(int(found[1] or 0) % 11, "0"), pattern)
+
+
+def _open(path: str, how: int) -> int:
     try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        return os.open(path, how | os.O_CLOEXEC, 0o666)
     except OSError as error:
         print(f"srun: error: {path}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
 
 
-def _label(source: IO[bytes], target: IO[bytes], label: bytes) -> None:
-    for line in source:
-        target.write(label + line)
-        target.flush()
+def _label(source: IO[bytes], target: int, label: bytes) -> None:
+    """Where nobody reads on, the task finds that out as it would alone."""
+    with contextlib.suppress(OSError), source:
+        for line in source:
+            view = memoryview(label + line)
+            while view:
+                view = view[os.write(target, view) :]
 
 
-def _wait(running: list[Task]) -> int:
-    """The largest of their exit codes, as srun has it."""
-    worst = 0
-    for process, labelled in running:
-        code = process.wait()
+def _wait(running: list[Task], *, kill: bool) -> int:
+    """The largest of their exit codes, as srun has it. `kill`: one that fails ends the others."""
+    codes: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def tell(process: subprocess.Popen[bytes] | Elsewhere) -> None:
+        codes.put(process.wait())
+
+    for process, _ in running:
+        threading.Thread(target=tell, args=(process,), daemon=True).start()
+    worst, left = 0, len(running)
+    until_s = math.inf
+    while left:
+        try:
+            code = codes.get(timeout=None if until_s == math.inf else max(0.0, until_s - time.monotonic()))
+        except queue.Empty:
+            _signal(running, signal.SIGKILL)
+            break
+        worst, left = max(worst, 128 - code if code < 0 else code), left - 1
+        if code and kill and until_s == math.inf:
+            _signal(running, signal.SIGTERM)
+            until_s = time.monotonic() + KILL_WAIT_S
+    for _, labelled in running if until_s == math.inf else ():
         for thread in labelled:
             thread.join()
-        worst = max(worst, 128 - code if code < 0 else code)
     return worst
+
+
+def _signal(running: list[Task], number: int) -> None:
+    """Those of other nodes go when srun does."""
+    here = [process.pid for process, _ in running if isinstance(process, subprocess.Popen) and process.returncode is None]
+    linux.kill([one for pid in here for one in (pid, *linux.descendants(pid))], number)
 
 
 # -- scontrol --------------------------------------------------------------------------------------------------------------------------
@@ -295,7 +354,7 @@ def _expand(listed: str) -> list[str]:
         expanded = [""]
         for text, inside in re.findall(r"([^\[\]]+)|\[([^\]]*)\]", part):
             ends = [text] if text else [number for piece in inside.split(",") for number in _range(piece)]
-            expanded = [start + end for start in expanded for end in ends][:HOSTS]
+            expanded = list(itertools.islice((start + end for start in expanded for end in ends), HOSTS))
         hosts += expanded
     return hosts[:HOSTS]
 

@@ -14,6 +14,7 @@ from typing import Any
 from trainmaster.errors import InputError
 from trainmaster.live.backends.base import Attempt
 from trainmaster.live.node import folder as files
+from trainmaster.live.node.lookalikes import blocks, tasks_per_node
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT_OF_SLURM = (  # what the front end read from options
@@ -115,7 +116,7 @@ def _common(attempt: Attempt, state: str, path: str, cwd: str, world: int) -> di
         "SLURM_JOB_NUM_NODES": str(len(nodes)), "SLURM_NNODES": str(len(nodes)),
         "SLURM_JOB_NODELIST": ",".join(nodes), "SLURM_NODELIST": ",".join(nodes),
         "SLURM_NTASKS": tasks, "SLURM_NPROCS": tasks,
-        "SLURM_TASKS_PER_NODE": _per_node(int(tasks) if tasks.isdecimal() else world, len(nodes)),
+        "SLURM_TASKS_PER_NODE": tasks_per_node(blocks(int(tasks) if tasks.isdecimal() else world, len(nodes))),
         "SLURM_SUBMIT_DIR": spec.workdir, "SLURM_CLUSTER_NAME": "trainmaster",
         **asked,
         **array,
@@ -145,13 +146,6 @@ def _torchrun(rank: int, local: int, node: int, world: int, local_world: int, po
         "RANK": str(rank), "LOCAL_RANK": str(local), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(local_world),
         "GROUP_RANK": str(node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
-
-
-def _per_node(tasks: int, nodes: int) -> str:
-    """`2(x3)`, or `2,1` where they do not divide."""
-    more, rest = divmod(tasks, nodes)
-    parts = [(more + 1, rest), (more, nodes - rest)]
-    return ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in parts if times)
 
 
 def _pattern(text: str | None, attempt: Attempt, node_name: str, node: int, rank: int) -> str | None:

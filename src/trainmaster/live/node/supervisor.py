@@ -5,7 +5,7 @@ the folder (see `folder`): plan.json, stop.json, and lines of JSON in the FIFO `
 too full for stop.json; a signal; that the job has something to say to the controller).
 
     asked to stop    `stop` and the flag in the control folder; then, by whether the job has registered a checkpoint:
-                     yes   SIGTERM shortly before the deadline, since it is expected to stop after the published step
+                     yes   its own --signal at once, SIGTERM shortly before the deadline: it is expected to stop after the published step
                      no    its own --signal at once, SIGTERM that signal's lead later; without one, SIGTERM at once
                      cancelled, superseded, or it has had its signal: SIGTERM at once
     at the deadline  SIGKILL, to the whole tree
@@ -155,17 +155,14 @@ class Supervisor:
     def _raise_fence(self, folder: str) -> None:
         """Shut out what an older attempt may still want to save; the library enters a new job's folder itself."""
         try:
-            with open(f"{folder}/owner", encoding="utf-8") as file:
-                if file.read(100).strip() != str(self.job):
-                    return
+            if _word(f"{folder}/owner") != str(self.job):
+                return
             lock = os.open(f"{folder}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
+        except (OSError, ValueError):
             return  # no checkpoints of the library there
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with open(f"{folder}/fence", encoding="utf-8") as file:
-                fence = int(file.read(100))
-            if fence < self.attempt:
+            if int(_word(f"{folder}/fence")) < self.attempt:
                 files.write_bytes(f"{folder}/.fence.{os.getpid()}.tmp", str(self.attempt).encode())
                 os.replace(f"{folder}/.fence.{os.getpid()}.tmp", f"{folder}/fence")
         except (OSError, ValueError):
@@ -395,8 +392,9 @@ class Supervisor:
         if first or reason == "superseded":
             with contextlib.suppress(OSError):  # on a full disk the flag alone has to do
                 files.write_json(f"{self.control}/stop", {"reason": reason, "deadline_s": time.time() + grace_s})
-            flag.put(self.control, flag.ASKED, 2 if reason == "superseded" else 1)
-        self.due = [(kill_s, "kill")]
+            with contextlib.suppress(OSError):  # a job that has removed it hears the signals still
+                flag.put(self.control, flag.ASKED, 2 if reason == "superseded" else 1)
+        self.due = [(kill_s, "kill"), *(one for one in self.due if one[1] == "signal")]
         last_term_s = kill_s - min(LAST_TERM_S, grace_s / 4)
         own = None if self._had_its_signal(reason) else self.plan["signal"]
         if reason in ("cancel", "superseded"):
@@ -404,7 +402,7 @@ class Supervisor:
         elif own is not None:
             if first:
                 self.due.append((now_s, "signal"))
-            self.due.append((min(now_s + own["before_s"], last_term_s), "term"))
+            self.due.append((last_term_s if self._is_registered() else min(now_s + own["before_s"], last_term_s), "term"))
         elif self._is_registered():
             self.due.append((last_term_s, "term"))
         else:
@@ -445,7 +443,9 @@ class Supervisor:
         return linux.descendants(os.getpid())
 
     def _to_groups(self, number: int) -> None:
-        for rank in self.ranks:
+        """Those of its ranks; of one that has ended only while some process of ours is in it: else the number may be another's by now."""
+        ours = _groups(linux.descendants(os.getpid())) if any(rank.code is not None for rank in self.ranks) else set()
+        for rank in (rank for rank in self.ranks if rank.code is None or rank.pid in ours):
             with contextlib.suppress(OSError):
                 os.killpg(rank.pid, number)
 
@@ -493,7 +493,7 @@ class Supervisor:
         A shell that ended by itself has seen to what it started: that is over with it, as in Slurm.
         """
         orphaned = [rank.pid for rank in self.ranks if (rank.code or 0) > 128]
-        while self.stop is not None and not self.killed and any(map(_group_exists, orphaned)):
+        while self.stop is not None and not self.killed and not _groups(linux.descendants(os.getpid())).isdisjoint(orphaned):
             self._step(at_most_s=0.1)
 
     def _kill_tree(self) -> None:
@@ -533,6 +533,15 @@ class Supervisor:
         files.poke(f"{self.state}/{files.WAKE}", f"{self.job} {self.attempt}")
 
 
+def _word(path: str) -> str:
+    """What stands in a small file of the job's, whatever the job has put in its place."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 100).decode().strip()
+    finally:
+        os.close(descriptor)
+
+
 def leave(descriptor: int, why: str, code: int) -> NoReturn:
     """The end of a forked child, whatever stands in `why`: one that returned would be a second supervisor."""
     try:
@@ -544,6 +553,7 @@ def leave(descriptor: int, why: str, code: int) -> NoReturn:
 def supervise(state: str, job: int, attempt: int) -> None:
     """The whole life of a supervisor, in a process of its own that has just been forked."""
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the controller may have been started with some blocked
     linux.call_this_process(f"tm {job}.{attempt}")
     linux.adopt_orphans()
     try:
@@ -562,9 +572,9 @@ def _has_children() -> bool:
     return True
 
 
-def _group_exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except OSError:
-        return False
-    return True
+def _groups(pids: list[int]) -> set[int]:
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            found.add(os.getpgid(pid))
+    return found

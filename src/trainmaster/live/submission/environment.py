@@ -48,7 +48,7 @@ def assignment(text: str, at: str) -> tuple[str, str]:
 
 
 def captured(environ: Mapping[str, str], asked: Export) -> dict[str, str]:
-    kept = set(environ) if asked.everything else {*asked.names, *ALWAYS}
+    kept = {name for name in environ if _text(name) is not None} if asked.everything else {*asked.names, *ALWAYS}
     env = {name: _text(value) for name, value in environ.items() if name in kept and name not in LEFT and not OF_A_JOB.fullmatch(name)}
     return {name: value for name, value in env.items() if value is not None} | dict(asked.values)
 
