@@ -23,22 +23,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from trainmaster.cluster.cluster import Cluster, QueueSpec
+from trainmaster.cluster.cluster import Cluster, Node, QueueSpec
 from trainmaster.engine.core import Setup
 from trainmaster.engine.handover import Parts
 from trainmaster.engine.snapshot import slots_of
 from trainmaster.errors import BackendError, Conflict, InputError, NotFound
 from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observation, Seen
-from trainmaster.live.control import JobFilter
 from trainmaster.live.estimates import Estimates
 from trainmaster.live.fair_share import FairShare
 from trainmaster.live.jobs import LiveJob, Needs
 from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.nodes import as_down, cluster_of, without_others
-from trainmaster.live.offers import obstacle
+from trainmaster.live.offers import obstacle, standing
 from trainmaster.live.packing import pack, unpack
 from trainmaster.live.pins import Held, Pins
-from trainmaster.live.recovery import shares_of, snapshot_of
+from trainmaster.live.recovery import shares_of, slots_held, snapshot_of
 from trainmaster.live.rules import Rules
 from trainmaster.live.scheduling import Acts, Made, Scheduling, bound_for
 from trainmaster.live.spec import JobSpec
@@ -177,18 +176,18 @@ class Controller:
         now_s = self.now()
         active = self.store.active_jobs()
         specs: dict[int, Needs] = {}
-        for row in active.jobs:
+        for row in sorted(active.jobs, key=lambda row: row.id not in active.attempts):  # who holds GPUs counts in its array's limit first
             spec = specs.get(row.spec)
             if spec is None:
                 spec = specs[row.spec] = Needs.of(JobSpec.model_validate_json(active.spec(row.spec)))
             live = active.attempts.get(row.id, ())
             self._enter(LiveJob(row, spec, attempt=live[-1] if live else None))
         self.drained = {mark.name: mark.reason for mark in self.store.nodes() if mark.drained}
-        past = JobFilter(states=(State.SUCCEEDED,), all=True, since_s=now_s - REMEMBER_S, limit=MOST_REMEMBERED)
-        for ended in self.store.jobs(past):
+        for ended in self.store.succeeded_last(now_s - REMEMBER_S, MOST_REMEMBERED):
             self.estimates.learn(ended.user, ended.name, ended.queue, ended.run_s)
         self.fair_share.take_up(self.store.meta("fair_share"))
         self._look_at_nodes()
+        self._remember_nodes()
         changes = Changes(now_s)
         self._offer(changes)
         jobs = list(self.offered.values())
@@ -201,7 +200,7 @@ class Controller:
         if kept is not None and not ours:
             changes.event("policy", reason=f"{policy.name} begins with a fresh memory: the stored one is of {kept.policy} {kept.version}")
         snapshot = snapshot_of(jobs, self.node_row, now_s, self.decisions, memory, bound)
-        self.scheduling.begin(snapshot, table, jobs, self.cluster)
+        self._say_who_never_fits(self.scheduling.begin(snapshot, table, jobs, self.cluster))
         self.stale = False
         changes.event("controller", reason="started")
         self._commit(changes)
@@ -263,15 +262,26 @@ class Controller:
         if self.recheck:
             self._offer(changes)
         if self.stale:
-            for id, reason in self.scheduling.renew(self._table(), list(self.offered.values()), self.cluster).items():
-                self.jobs[id].row.reason = f"can never fit: {reason}"
+            self._say_who_never_fits(self.scheduling.renew(self._table(), list(self.offered.values()), self.cluster))
             self.stale = False
         made = self.scheduling.decide(now_s)
         took_s = time.monotonic() - began
         if made is not None:
             made = self._note(replace(made, took_ms=took_s * 1e3))
+        if self.scheduling.problem:
+            self.alerts["policy"] = f"nobody is started: {self.scheduling.problem}; choose another policy, or cancel what it cannot take"
+        else:
+            self.alerts.pop("policy", None)
         self._carry(changes, made)
         self.quiet_until = time.monotonic() + IDLE_SHARE * took_s
+
+    def _say_who_never_fits(self, never: Mapping[int, str]) -> None:
+        """By job, why; who is not among them may fit by now."""
+        for job in self.offered.values():
+            if job.attempt is None and job.id in never:
+                job.row.reason = f"can never fit: {never[job.id]}"
+            elif job.row.reason.startswith("can never fit"):
+                job.row.reason = ""
 
     def _carry(self, changes: Changes, made: Made | None) -> None:
         """Write down what has changed and what the engine wants; then tell the backend."""
@@ -323,6 +333,7 @@ class Controller:
         )
         job.seen, job.warned = None, False
         self.holding[job.id] = job
+        self.recheck |= job.id in self.needed  # some wait for no more than that
         changes.new_attempts.append(attempt)
         changes.job(
             job, attempts=attempt.attempt, nodes=tuple(share.node for share in attempt.shares),
@@ -420,7 +431,7 @@ class Controller:
             changes.event("checkpoint", job, reason="it has registered a checkpoint: it may be stopped for others")
             engine.set_pinned(job.id, False)
             self.changed.add(job.id)
-        if seen.requeue and not attempt.reason:
+        if seen.requeue and job.needs.requeue and not attempt.reason:
             attempt.reason = "requeue"
             engine.take_back(job.id)
 
@@ -568,7 +579,7 @@ class Controller:
             if number not in self.needed:
                 try:
                     there = self.jobs.get(number)
-                    self.needed[number] = there.row.state if there is not None else self._read(partial(self.store.job, number)).state
+                    self.needed[number] = standing(there.row if there is not None else self._read(partial(self.store.job, number)))
                 except NotFound:
                     continue
 
@@ -578,7 +589,7 @@ class Controller:
         self.timed.clear()
         for number in self.needed:
             if number in self.jobs:
-                self.needed[number] = self.jobs[number].row.state
+                self.needed[number] = standing(self.jobs[number].row)
         for job in list(self.out.values()):
             in_the_way = None if job.attempt is not None else obstacle(job, self.needed, self.array_in, changes.now_s)
             if in_the_way is None:
@@ -591,7 +602,7 @@ class Controller:
             elif in_the_way.never:
                 self.over(changes, job, State.CANCELLED, f"{in_the_way.reason} can never be met", exit_code=None, finish_s=changes.now_s)
             else:
-                if job.row.state is State.PENDING and not job.row.reason.startswith("held"):
+                if job.row.state in (State.PENDING, State.SUSPENDED) and not job.row.reason.startswith("held"):
                     job.row.reason = in_the_way.reason
                 if in_the_way.until_s < np.inf:
                     self.timed[job.id] = in_the_way.until_s
@@ -635,7 +646,14 @@ class Controller:
     def _set_nodes(self, nodes: list[NodeSeen]) -> None:
         self.nodes = nodes
         self.cluster = cluster_of(nodes, self.drained, self.queues, self.node_queues, self._gpus_held())
+        self.scheduling.close(np.flatnonzero(~self.cluster.present).tolist())
         self.stale = True
+
+    def _remember_nodes(self) -> None:
+        """Nodes that the backend names no more, though jobs held something there when the controller before this one went."""
+        held = {share.node for job in self.holding.values() if job.attempt is not None for share in job.attempt.shares}
+        if gone := sorted(held - self.node_row.keys()):
+            self._set_nodes([*self.nodes, *(as_down(NodeSeen(name=name, node=Node(gpus=0, name=name))) for name in gone)])
 
     def _crowded(self) -> bool:
         """Others use GPUs that our jobs held when they came, and some of these may have gone since."""
@@ -645,18 +663,27 @@ class Controller:
         return any(held.get(name, 0.0) < gpus for name, gpus in crowded.items())
 
     def _gpus_held(self) -> dict[str, float]:
-        """GPUs of each node that jobs have in fact, or that the engine has given them: the larger."""
+        """GPUs of each node that jobs have in fact, or that the engine has given them: the larger. A shared one is one, however much of
+        it is held."""
         in_fact: Counter[str] = Counter()
         given: Counter[str] = Counter()
+        shared: set[tuple[str, int]] = set()
         for job in self.holding.values():
-            for share in job.attempt.shares if job.attempt is not None else ():
-                in_fact[share.node] += share.gpus  # type: ignore[assignment]
+            for share, slot in zip(job.attempt.shares, slots_held(job), strict=True) if job.attempt is not None else ():
+                if slot < 0:
+                    in_fact[share.node] += share.gpus  # type: ignore[assignment]
+                else:
+                    shared.add((share.node, slot))
+        in_fact.update(node for node, _ in shared)
         engine = self.scheduling.engine
         if engine is not None:
             for row in np.flatnonzero(engine.state.jobs["running"]).tolist():
                 parts = engine.parts(row)
-                for node, milli in zip(parts.node.tolist(), parts.milli.tolist(), strict=True):
-                    given[self.nodes[node].name] += milli / GPU_MILLI
+                for node, milli, slot in zip(parts.node.tolist(), parts.milli.tolist(), parts.slot.tolist(), strict=True):
+                    if slot < 0:
+                        given[self.nodes[node].name] += milli / GPU_MILLI
+            taken = np.flatnonzero(engine.state.slots)
+            given.update(self.nodes[node].name for node in (np.searchsorted(engine.state.nodes["slot"], taken, side="right") - 1).tolist())
         return {name: max(in_fact[name], given[name]) for name in in_fact | given}
 
     def set_drained(self, node: str, reason: str | None) -> None:
@@ -769,7 +796,7 @@ class Controller:
             if made is None:
                 return
             often = len(made.record.seq) <= RECORD_ALL_UP_TO or changes.now_s - self.recorded_s >= RECORD_EVERY_S
-            policy, record = self.scheduling.policy, decision_record.encode(made.record) if often else None
+            policy, record = made.policy, decision_record.encode(made.record) if often else None
             memory = pack(made.memory, made.record.seq, self.scheduling.seq_bound)
             tx.put_decision(made.record.decision, changes.now_s, policy.name, made.took_ms, record, memory, policy.memory_version)
             if often:
