@@ -17,7 +17,7 @@ from trainmaster.live import controller as controllers
 from trainmaster.live.backends.base import NodeSeen
 from trainmaster.live.control import JobUpdate
 from trainmaster.live.rules import QueueRules
-from trainmaster.live.spec import Array, Dependency
+from trainmaster.live.spec import Array, Dependency, JobSpec
 from trainmaster.live.states import State
 
 
@@ -73,6 +73,62 @@ def test_a_job_that_is_made_smaller_while_its_gpus_are_promised_starts_on_what_i
     s.do(s.plane.update(job, JobUpdate(gpus=2), "ada"))
     s.until(60)
     assert s.state(job) is State.RUNNING and s.plane.attempts(job)[0].gpus == (2,)
+
+
+def test_a_script_and_labels_of_the_longest_request_come_back_whole_from_the_store(site):
+    """Half of 8 MiB in letters of two bytes, six characters each in the store's ASCII: 24 MiB of them altogether."""
+    s = site(1)
+    long = "é" * (2 << 20)
+    (job,) = s.submit(JobSpec(name="5", script=long, labels={"note": long}))
+    s.crash()
+    s.until(10)
+    assert s.state(job) is State.SUCCEEDED
+    assert s.plane.spec(job).script == long and s.plane.job(job).labels == {"note": long}
+
+
+# ------------------------------------------------------------------------------------------------- what is seen
+
+
+def test_an_attempt_that_one_look_at_the_backend_lacks_is_not_lost(site, monkeypatch):
+    s = site(2)
+    (job,) = s.submit(spec(100))
+    s.until(20)
+    with monkeypatch.context() as patch:
+        patch.setattr(s.machine, "observe", list)
+        s.until(22)
+    s.until(150)
+    assert (s.state(job), s.plane.job(job).attempts) == (State.SUCCEEDED, 1)
+
+
+def test_steps_that_an_attempt_had_told_of_are_lost_though_nothing_is_left_of_it(site, monkeypatch):
+    s = site(2)
+    (job,) = s.submit(spec(100))
+    look = s.machine.look
+    monkeypatch.setattr(s.machine, "look", lambda process: replace(look(process), step=100, saved_step=90))
+    s.until(10)
+    monkeypatch.undo()
+    s.machine.processes.clear()
+    s.until(20)
+    record = s.plane.job(job)
+    assert (record.attempts, record.lost_steps, record.step, record.saved_step) == (2, 10, 90, 90)
+    assert s.plane.attempts(job)[0].lost_steps == 10
+
+
+def test_a_job_that_said_no_requeue_is_not_requeued_at_its_own_wish_either(site, monkeypatch):
+    s = site(2)
+    (job,) = s.submit(spec(20, requeue=False))
+    look = s.machine.look
+    monkeypatch.setattr(s.machine, "look", lambda process: replace(look(process), requeue=True))
+    s.until(60)
+    assert (s.state(job), s.plane.job(job).attempts) == (State.SUCCEEDED, 1)
+
+
+def test_a_clock_that_is_set_back_makes_nobody_have_run_for_less_than_nothing(site):
+    s = site(1)
+    (job,) = s.submit(spec(100))
+    s.until(5)
+    s.clock.now_s -= 500
+    assert (s.plane.job(job).run_s, s.plane.job(job).gpu_s) == (0, 0)
 
 
 # ------------------------------------------------------------------------------------------------- nodes
@@ -139,6 +195,23 @@ def test_a_policy_that_cannot_decide_says_so_and_jobs_run_on_until_another_is_ch
     s.do(s.plane.set_policy("fifo-greedy", [], "root"))
     s.until(40)
     assert s.state(job) is State.SUCCEEDED and s.plane.status()["alerts"] == []
+
+
+def test_a_policy_that_fails_does_not_end_the_controller(site, monkeypatch):
+    s = site(2, policy="easyscale")
+    (running,) = s.submit(spec(20))
+    s.until(2)
+    monkeypatch.setattr(type(s.controller.scheduling.policy), "plan_held", lambda *_: 1 / 0)
+    (waiting,) = s.submit(spec(5))
+    s.until(30)
+    assert (s.state(running), s.state(waiting)) == (State.SUCCEEDED, State.PENDING)
+    assert "easyscale has failed: ZeroDivisionError" in s.plane.status()["alerts"][0]
+    with pytest.raises(InputError, match="ZeroDivisionError"):
+        s.do(s.plane.set_policy("easyscale", [], "root"))
+    monkeypatch.undo()
+    s.submit(spec(5))
+    s.until(60)
+    assert s.states() == ["SUCCEEDED"] * 3 and not s.plane.status()["alerts"]
 
 
 @pytest.mark.parametrize("name", ["pollux", "sia"])

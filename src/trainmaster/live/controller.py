@@ -399,7 +399,7 @@ class Controller:
             attempt = job.attempt
             assert attempt is not None
             told_s = attempt.claimed_s if attempt.asked_s is None else attempt.asked_s
-            if (job.id, attempt.attempt) in known or changes.now_s - told_s < MISSED_S:
+            if (job.id, attempt.attempt) in known or changes.now_s - max(told_s, job.named_s) < MISSED_S:
                 continue
             if attempt.start_s is None and not attempt.reason:
                 untold.append((job, attempt))
@@ -419,7 +419,7 @@ class Controller:
     def _there(self, changes: Changes, job: LiveJob, attempt: AttemptRow, seen: Observation) -> None:
         engine = self.scheduling.engine
         assert engine is not None
-        job.seen = seen
+        job.seen, job.named_s = seen, changes.now_s
         if seen.seen in (Seen.RUNNING, Seen.DRAINING) and attempt.start_s is None and seen.started_s is not None:
             changes.attempt(attempt, start_s=seen.started_s, state=seen.seen.value)
             job.start_failures, job.avoid = 0, None
@@ -444,12 +444,13 @@ class Controller:
             self.acts.stops.remove(job.id)
         end_s = max(min(seen.ended_s or changes.now_s, changes.now_s), attempt.claimed_s)
         held_s, gpus = end_s - attempt.claimed_s, sum(share.gpus for share in attempt.shares)
-        step, saved = (seen.step, seen.saved_step) if seen.step is not None else (job.row.step, job.row.saved_step)
+        told = seen if seen.step is not None or job.seen is None else job.seen  # what it has said last of its steps
+        step, saved = (told.step, told.saved_step) if told.step is not None else (job.row.step, job.row.saved_step)
         again = outcome.state in (State.PENDING, State.RECOVERING, State.SUSPENDED)
-        lost_steps = max((seen.step or 0) - (seen.saved_step or 0), 0) if again and seen.step is not None else 0
+        lost_steps = max((told.step or 0) - (told.saved_step or 0), 0) if again else 0
         started_s = seen.started_s if attempt.start_s is None else attempt.start_s
-        changes.attempt(attempt, start_s=started_s, end_s=end_s, exit_code=seen.exit_code, state=seen.seen.value, step=seen.step,
-                        saved_step=seen.saved_step, lost_steps=lost_steps, reason=outcome.reason)  # fmt: skip
+        changes.attempt(attempt, start_s=started_s, end_s=end_s, exit_code=seen.exit_code, state=seen.seen.value, step=told.step,
+                        saved_step=told.saved_step, lost_steps=lost_steps, reason=outcome.reason)  # fmt: skip
         changes.job(
             job, run_s=job.row.run_s + held_s, gpu_s=job.row.gpu_s + held_s * gpus, step=saved if again else step, saved_step=saved,
             lost_steps=job.row.lost_steps + lost_steps, preemptions=job.row.preemptions + outcome.preempted,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -56,6 +57,7 @@ class LiveJob:
     needs: Needs
     attempt: AttemptRow | None = None
     seen: Observation | None = None  # the newest of its live attempt
+    named_s: float = -math.inf  # when that was
     retry_at_s: float = 0.0  # not offered before
     start_failures: int = 0  # in a row
     avoid: str | None = None  # the node where the last of them was
@@ -90,7 +92,7 @@ class LiveJob:
 
     def run_s(self, now_s: float) -> float:
         """Seconds holding its GPUs, all attempts."""
-        return self.row.run_s + (now_s - self.attempt.claimed_s if self.attempt else 0.0)
+        return self.row.run_s + (max(now_s - self.attempt.claimed_s, 0.0) if self.attempt else 0.0)  # the clock may have been set back
 
     def record(self, now_s: float) -> JobRecord:
         row, seen = self.row, self.seen

@@ -11,6 +11,7 @@ the start after a crash. The twin runs the same engine; only who calls it, and w
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ from trainmaster.engine.handover import Executor, Parts
 from trainmaster.engine.result import UNSCHEDULABLE
 from trainmaster.engine.snapshot import Snapshot, resume, take
 from trainmaster.engine.state import FUTURE
-from trainmaster.errors import InputError
+from trainmaster.errors import InputError, InvariantBroken, TrainmasterError
 from trainmaster.live.jobs import LiveJob
 from trainmaster.policies.base import DecisionRecord, EngineRules, Memory, Policy
 from trainmaster.workload.jobs import JobTable
@@ -116,7 +117,7 @@ class Scheduling:
         resume(engine, take(self.engine), memory=False)
         engine.clock["decide_s"] = engine.clock["now_s"]  # whatever its rounds
         engine.clock["until_s"] = np.nextafter(float(engine.clock["now_s"]), np.inf)
-        while engine.advance() != kernels.EXTERNAL:
+        while self._advance(engine) != kernels.EXTERNAL:
             pass
 
     def close(self, nodes: Sequence[int]) -> None:
@@ -160,6 +161,17 @@ class Scheduling:
         assert self.engine is not None
         return float(self.engine.clock["decide_s"])
 
+    def _advance(self, engine: Engine) -> int:
+        """InputError = the policy cannot decide, or has failed: a site's own may do so in any way, and must not end the controller."""
+        try:
+            return engine.advance()
+        except (TrainmasterError, InvariantBroken):
+            raise
+        except Exception as error:
+            if not any(frame.f_locals.get("self") is engine.policy for frame, _ in traceback.walk_tb(error.__traceback__)):
+                raise
+            raise InputError(f"--policy: {engine.policy.name} has failed: {type(error).__name__}: {error}") from error
+
     def _run_to(self, until_s: float) -> Made | None:
         engine = self.engine
         assert engine is not None
@@ -168,8 +180,8 @@ class Scheduling:
         while True:
             decided = int(engine.clock["decisions"])
             try:
-                code = engine.advance()
-            except InputError as problem:  # of this decision: everybody stays where he is, and time goes on
+                code = self._advance(engine)
+            except InputError as problem:  # of this decision: nobody is started, and time goes on
                 self.problem = str(problem)
                 continue
             if engine.clock["decisions"] > decided:
