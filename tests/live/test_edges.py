@@ -64,6 +64,24 @@ def test_an_update_cannot_ask_for_what_a_submission_could_not(site):
     assert s.plane.job(running).limit_s == 3_600
 
 
+def test_a_job_that_somebody_has_said_is_not_to_be_stopped_stays_so_though_it_checkpoints(site):
+    s = site(4, policy="las")
+    (job,) = s.submit(spec(100, 4))
+    s.until(20)
+    s.do(s.plane.update(job, JobUpdate(preemptible=False), "ada"))
+    s.until(22)
+    s.crash()
+    s.do(s.plane.requeue([job], "ada"))
+    (short,) = s.submit(spec(5, 4, priority=-1))
+    s.until(30)
+    s.do(s.plane.update(short, JobUpdate(priority=5), "ada"))
+    s.until(60)
+    assert (s.state(job), s.state(short), s.plane.job(job).preemptible) == (State.RUNNING, State.PENDING, False)
+    s.do(s.plane.update(job, JobUpdate(preemptible=True), "ada"))
+    s.until(65)
+    assert s.state(short) is State.RUNNING
+
+
 def test_a_job_that_is_made_smaller_while_its_gpus_are_promised_starts_on_what_it_asks_for_now(site):
     s = site(4, policy="las", stop_delay_s=10)
     s.submit(spec(500, 4))
@@ -177,6 +195,13 @@ def test_others_that_take_gpus_beside_shared_ones_leave_those_their_own(site):
     s.crash()
     s.until(120)
     assert [s.state(job) for job in jobs] == [State.SUCCEEDED] * 3
+
+
+def test_a_node_where_a_start_failed_is_not_avoided_by_a_job_that_has_no_other_of_its_type(site):
+    s = site(1, 1, type=("a100", "h100"), refuse=lambda attempt: attempt.attempt == 1, rules=replace(RULES, backoff_s=5.0))
+    (job,) = s.submit(spec(5, gpu_types=("a100",)))
+    s.until(8)
+    assert s.state(job) is State.RUNNING
 
 
 # ------------------------------------------------------------------------------------------------- policies
@@ -331,3 +356,17 @@ def test_a_job_that_waits_for_gpus_it_was_promised_is_not_told_that_it_was_start
     s.until(32)
     answer = s.plane.why(job)
     assert (answer.code, s.plane.job(job).reason, answer.counterfactual) == ("reserved", "reserved", None)
+
+
+def test_a_job_that_has_run_for_longer_than_its_clock_says_ends_in_a_forecast_after_now(site):
+    """Its controller started anew after the clock was set back: until it has caught up, the job has run for no time at all."""
+    s = site(1)
+    s.until(30)
+    s.submit(spec(500, estimate_s=5))
+    s.until(31)
+    s.clock.now_s -= 25
+    s.crash()
+    (waiting,) = s.submit(spec(5))
+    s.until(16)
+    first_s, latest_s = s.plane.why(waiting).expected_start_s
+    assert s.clock.now_s < first_s <= latest_s

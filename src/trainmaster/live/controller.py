@@ -339,7 +339,7 @@ class Controller:
             job, attempts=attempt.attempt, nodes=tuple(share.node for share in attempt.shares),
             gpu_type=self.cluster.nodes[int(parts.node[0])].type or None,
             start_s=changes.now_s if job.row.start_s is None else job.row.start_s,
-            engine={"slots": slots} if any(slot >= 0 for slot in slots) else {},
+            engine=job.told | ({"slots": slots} if any(slot >= 0 for slot in slots) else {}),
         )  # fmt: skip
         changes.state(job, State.STARTING, "started", nodes=list(job.row.nodes), gpus=[share.gpus for share in attempt.shares])
         self.starts.append((job, attempt))
@@ -426,7 +426,7 @@ class Controller:
             if attempt.asked_s is None:
                 changes.state(job, State.RUNNING, "running")
                 engine.started(job.id)
-        if seen.checkpointed and not job.row.preemptible and job.needs.preemptible is None:
+        if seen.checkpointed and not job.row.preemptible and job.needs.preemptible is None and not job.told:
             changes.job(job, preemptible=True)
             changes.event("checkpoint", job, reason="it has registered a checkpoint: it may be stopped for others")
             engine.set_pinned(job.id, False)
@@ -454,7 +454,7 @@ class Controller:
         changes.job(
             job, run_s=job.row.run_s + held_s, gpu_s=job.row.gpu_s + held_s * gpus, step=saved if again else step, saved_step=saved,
             lost_steps=job.row.lost_steps + lost_steps, preemptions=job.row.preemptions + outcome.preempted,
-            failures=job.row.failures + outcome.failure, tries=job.row.tries + outcome.retried, engine={},
+            failures=job.row.failures + outcome.failure, tries=job.row.tries + outcome.retried, engine=job.told,
         )  # fmt: skip
         if self.fair_share.half_life_s > 0:
             self.fair_share.charge(job.row.user, held_s * gpus, changes.now_s)
@@ -488,7 +488,9 @@ class Controller:
             backoff_s = min(self.rules.backoff_s * 2.0 ** (job.start_failures - 1), self.rules.most_backoff_s)
             job.retry_at_s = changes.now_s + backoff_s
             failed = attempt.shares[0].node
-            if any(node.up and node.name != failed for node in self.nodes):  # on the only one it has to be tried again
+            types = job.needs.gpu_types
+            others = [node for node in self.nodes if node.up and node.name != failed and (not types or node.node.type in ("", *types))]
+            if others:  # on the only one it has to be tried again
                 job.avoid, self.avoiding[job.id] = failed, job.retry_at_s + AVOID * backoff_s
             engine.failed_to_start(job.id)
             if job.start_failures >= self.rules.most_start_failures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from trainmaster.cluster.accelerators import with_memory
 from trainmaster.live.backends.base import Observation
@@ -13,6 +14,7 @@ from trainmaster.live.spec import JobSpec, Retry, StopSignal
 from trainmaster.live.states import State
 from trainmaster.live.store.rows import AttemptRow, JobRow
 
+TOLD_PREEMPTIBLE = "preemptible"  # somebody has said so, or not so: a checkpoint says nothing then
 WAITING = frozenset({State.PENDING, State.RECOVERING})
 
 
@@ -89,6 +91,11 @@ class LiveJob:
     def wants_to_run(self) -> bool:
         """It waits, or will wait again once it is gone from where it was."""
         return not (self.row.held or self.row.suspended) and (self.waits or self.stop_reason in ("preempt", "requeue"))
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Of what is kept for the engine, what people have said: it outlives an attempt."""
+        return {name: value for name, value in self.row.engine.items() if name == TOLD_PREEMPTIBLE}
 
     def run_s(self, now_s: float) -> float:
         """Seconds holding its GPUs, all attempts."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from trainmaster.errors import Conflict, InputError, NotFound
 from trainmaster.live.control import JobUpdate
-from trainmaster.live.jobs import LiveJob
+from trainmaster.live.jobs import TOLD_PREEMPTIBLE, LiveJob
 from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.spec import LEAST_GPUS, JobSpec, within
 from trainmaster.live.states import State
@@ -175,6 +175,8 @@ def update(controller: Controller, changes: Changes, id: int, change: JobUpdate,
         job.warned = False  # its signal comes before the end that it has now
     changes.job(job, **values)
     changes.event("update", job, actor=actor, **values)
+    if "preemptible" in values:
+        changes.job(job, engine=job.row.engine | {TOLD_PREEMPTIBLE: values["preemptible"]})
     controller.changed.add(id)
     controller.stale = True  # order, amounts and estimates are the engine's from the next decision on
     engine = controller.scheduling.engine

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from trainmaster.errors import TrainmasterError
 from trainmaster.live.control import WhyAnswer
 from trainmaster.live.forecast import Forecaster, Fork
@@ -157,7 +155,7 @@ class Explainer:
         for name in self.controller.queues:
             if name != job.row.queue:
                 yield {"queue": name}, f"in queue {name}"
-        yield {"priority": float(np.max([other.row.priority for other in self.controller.jobs.values()])) + 1.0}, "at a higher priority"
+        yield {"priority": max(other.row.priority for other in list(self.controller.jobs.values())) + 1.0}, "at a higher priority"
         if job.needs.nodes is not None and job.needs.nodes > 1:
             yield {"nodes": None}, f"if it did not ask for {job.needs.nodes} nodes"
         gpus = int(job.row.gpus)
