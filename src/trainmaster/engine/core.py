@@ -399,6 +399,8 @@ class Engine:
         """Work that a job has done by now."""
         job, now_s = self.state.jobs[row], float(self.clock["now_s"])
         working_s = max(now_s - max(job["since_s"], job["ready_s"]), 0.0) if job["running"] else 0.0
+        if np.isinf(self.jobs.work[row]):  # nobody knows how much there is: what it was served
+            return float(job["served_s"] + working_s)
         left = max(float(job["work_left"] - working_s * job["rate"]), 0.0)
         return float(self.jobs.work[row]) - left
 

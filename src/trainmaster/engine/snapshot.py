@@ -4,7 +4,8 @@
     resume(engine, snapshot)           an engine that was built from a job table and has decided nothing goes on from there
 
 The live cluster adds jobs, changes policies and starts again after a crash this way, and forks itself into the twin. Jobs are
-known by seq. Those of the snapshot that the new engine's table lacks are gone; those of the table that the snapshot lacks arrive.
+known by seq. Those of the snapshot that the new engine's table lacks are gone; those of the table that the snapshot lacks arrive. One
+that waited and can never run on the cluster of now waits no more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from trainmaster.engine import kernels
 from trainmaster.engine.core import Engine
 from trainmaster.engine.handover import Drain, Parts
+from trainmaster.engine.result import UNSCHEDULABLE
 from trainmaster.engine.state import RESERVED, WAITING
 from trainmaster.policies.base import Memory
 
@@ -78,6 +80,9 @@ def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
     place = np.searchsorted(engine.jobs.seq, snapshot.state["seq"], sorter=order)
     candidate = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros(len(place), np.int64)
     here = engine.jobs.seq[candidate] == snapshot.state["seq"] if len(order) else np.zeros(len(place), bool)
+    if here.any():
+        never = (engine.outcome[candidate] == UNSCHEDULABLE) & (snapshot.state["phase"] == WAITING)
+        here &= ~never | np.isin(snapshot.state["seq"], list(snapshot.drains))
     state, rows = snapshot.state.compress(here), candidate[here]
     known = dict(zip(state["seq"].tolist(), rows.tolist(), strict=True))
     for name in CARRIED:

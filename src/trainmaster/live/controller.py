@@ -23,22 +23,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from trainmaster.cluster.cluster import Cluster, QueueSpec
+from trainmaster.cluster.cluster import Cluster, Node, QueueSpec
 from trainmaster.engine.core import Setup
 from trainmaster.engine.handover import Parts
 from trainmaster.engine.snapshot import slots_of
 from trainmaster.errors import BackendError, Conflict, InputError, NotFound
 from trainmaster.live.backends.base import Attempt, Backend, NodeSeen, Observation, Seen
-from trainmaster.live.control import JobFilter
 from trainmaster.live.estimates import Estimates
 from trainmaster.live.fair_share import FairShare
 from trainmaster.live.jobs import LiveJob, Needs
 from trainmaster.live.ledger import Changes, Submission
 from trainmaster.live.nodes import as_down, cluster_of, without_others
-from trainmaster.live.offers import obstacle
+from trainmaster.live.offers import obstacle, standing
 from trainmaster.live.packing import pack, unpack
 from trainmaster.live.pins import Held, Pins
-from trainmaster.live.recovery import shares_of, snapshot_of
+from trainmaster.live.recovery import shares_of, slots_held, snapshot_of
 from trainmaster.live.rules import Rules
 from trainmaster.live.scheduling import Acts, Made, Scheduling, bound_for
 from trainmaster.live.spec import JobSpec
@@ -177,18 +176,18 @@ class Controller:
         now_s = self.now()
         active = self.store.active_jobs()
         specs: dict[int, Needs] = {}
-        for row in active.jobs:
+        for row in sorted(active.jobs, key=lambda row: row.id not in active.attempts):  # who holds GPUs counts in its array's limit first
             spec = specs.get(row.spec)
             if spec is None:
                 spec = specs[row.spec] = Needs.of(JobSpec.model_validate_json(active.spec(row.spec)))
             live = active.attempts.get(row.id, ())
             self._enter(LiveJob(row, spec, attempt=live[-1] if live else None))
         self.drained = {mark.name: mark.reason for mark in self.store.nodes() if mark.drained}
-        past = JobFilter(states=(State.SUCCEEDED,), all=True, since_s=now_s - REMEMBER_S, limit=MOST_REMEMBERED)
-        for ended in self.store.jobs(past):
+        for ended in self.store.succeeded_last(now_s - REMEMBER_S, MOST_REMEMBERED):
             self.estimates.learn(ended.user, ended.name, ended.queue, ended.run_s)
         self.fair_share.take_up(self.store.meta("fair_share"))
         self._look_at_nodes()
+        self._remember_nodes()
         changes = Changes(now_s)
         self._offer(changes)
         jobs = list(self.offered.values())
@@ -201,7 +200,7 @@ class Controller:
         if kept is not None and not ours:
             changes.event("policy", reason=f"{policy.name} begins with a fresh memory: the stored one is of {kept.policy} {kept.version}")
         snapshot = snapshot_of(jobs, self.node_row, now_s, self.decisions, memory, bound)
-        self.scheduling.begin(snapshot, table, jobs, self.cluster)
+        self._say_who_never_fits(self.scheduling.begin(snapshot, table, jobs, self.cluster))
         self.stale = False
         changes.event("controller", reason="started")
         self._commit(changes)
@@ -263,15 +262,26 @@ class Controller:
         if self.recheck:
             self._offer(changes)
         if self.stale:
-            for id, reason in self.scheduling.renew(self._table(), list(self.offered.values()), self.cluster).items():
-                self.jobs[id].row.reason = f"can never fit: {reason}"
+            self._say_who_never_fits(self.scheduling.renew(self._table(), list(self.offered.values()), self.cluster))
             self.stale = False
         made = self.scheduling.decide(now_s)
         took_s = time.monotonic() - began
         if made is not None:
             made = self._note(replace(made, took_ms=took_s * 1e3))
+        if self.scheduling.problem:
+            self.alerts["policy"] = f"nobody is started: {self.scheduling.problem}; choose another policy, or cancel what it cannot take"
+        else:
+            self.alerts.pop("policy", None)
         self._carry(changes, made)
         self.quiet_until = time.monotonic() + IDLE_SHARE * took_s
+
+    def _say_who_never_fits(self, never: Mapping[int, str]) -> None:
+        """By job, why; who is not among them may fit by now."""
+        for job in self.offered.values():
+            if job.attempt is None and job.id in never:
+                job.row.reason = f"can never fit: {never[job.id]}"
+            elif job.row.reason.startswith("can never fit"):
+                job.row.reason = ""
 
     def _carry(self, changes: Changes, made: Made | None) -> None:
         """Write down what has changed and what the engine wants; then tell the backend."""
@@ -323,12 +333,13 @@ class Controller:
         )
         job.seen, job.warned = None, False
         self.holding[job.id] = job
+        self.recheck |= job.id in self.needed  # some wait for no more than that
         changes.new_attempts.append(attempt)
         changes.job(
             job, attempts=attempt.attempt, nodes=tuple(share.node for share in attempt.shares),
             gpu_type=self.cluster.nodes[int(parts.node[0])].type or None,
             start_s=changes.now_s if job.row.start_s is None else job.row.start_s,
-            engine={"slots": slots} if any(slot >= 0 for slot in slots) else {},
+            engine=job.told | ({"slots": slots} if any(slot >= 0 for slot in slots) else {}),
         )  # fmt: skip
         changes.state(job, State.STARTING, "started", nodes=list(job.row.nodes), gpus=[share.gpus for share in attempt.shares])
         self.starts.append((job, attempt))
@@ -388,7 +399,7 @@ class Controller:
             attempt = job.attempt
             assert attempt is not None
             told_s = attempt.claimed_s if attempt.asked_s is None else attempt.asked_s
-            if (job.id, attempt.attempt) in known or changes.now_s - told_s < MISSED_S:
+            if (job.id, attempt.attempt) in known or changes.now_s - max(told_s, job.named_s) < MISSED_S:
                 continue
             if attempt.start_s is None and not attempt.reason:
                 untold.append((job, attempt))
@@ -408,19 +419,19 @@ class Controller:
     def _there(self, changes: Changes, job: LiveJob, attempt: AttemptRow, seen: Observation) -> None:
         engine = self.scheduling.engine
         assert engine is not None
-        job.seen = seen
+        job.seen, job.named_s = seen, changes.now_s
         if seen.seen in (Seen.RUNNING, Seen.DRAINING) and attempt.start_s is None and seen.started_s is not None:
             changes.attempt(attempt, start_s=seen.started_s, state=seen.seen.value)
             job.start_failures, job.avoid = 0, None
             if attempt.asked_s is None:
                 changes.state(job, State.RUNNING, "running")
                 engine.started(job.id)
-        if seen.checkpointed and not job.row.preemptible and job.needs.preemptible is None:
+        if seen.checkpointed and not job.row.preemptible and job.needs.preemptible is None and not job.told:
             changes.job(job, preemptible=True)
             changes.event("checkpoint", job, reason="it has registered a checkpoint: it may be stopped for others")
             engine.set_pinned(job.id, False)
             self.changed.add(job.id)
-        if seen.requeue and not attempt.reason:
+        if seen.requeue and job.needs.requeue and not attempt.reason:
             attempt.reason = "requeue"
             engine.take_back(job.id)
 
@@ -433,16 +444,17 @@ class Controller:
             self.acts.stops.remove(job.id)
         end_s = max(min(seen.ended_s or changes.now_s, changes.now_s), attempt.claimed_s)
         held_s, gpus = end_s - attempt.claimed_s, sum(share.gpus for share in attempt.shares)
-        step, saved = (seen.step, seen.saved_step) if seen.step is not None else (job.row.step, job.row.saved_step)
+        told = seen if seen.step is not None or job.seen is None else job.seen  # what it has said last of its steps
+        step, saved = (told.step, told.saved_step) if told.step is not None else (job.row.step, job.row.saved_step)
         again = outcome.state in (State.PENDING, State.RECOVERING, State.SUSPENDED)
-        lost_steps = max((seen.step or 0) - (seen.saved_step or 0), 0) if again and seen.step is not None else 0
+        lost_steps = max((told.step or 0) - (told.saved_step or 0), 0) if again else 0
         started_s = seen.started_s if attempt.start_s is None else attempt.start_s
-        changes.attempt(attempt, start_s=started_s, end_s=end_s, exit_code=seen.exit_code, state=seen.seen.value, step=seen.step,
-                        saved_step=seen.saved_step, lost_steps=lost_steps, reason=outcome.reason)  # fmt: skip
+        changes.attempt(attempt, start_s=started_s, end_s=end_s, exit_code=seen.exit_code, state=seen.seen.value, step=told.step,
+                        saved_step=told.saved_step, lost_steps=lost_steps, reason=outcome.reason)  # fmt: skip
         changes.job(
             job, run_s=job.row.run_s + held_s, gpu_s=job.row.gpu_s + held_s * gpus, step=saved if again else step, saved_step=saved,
             lost_steps=job.row.lost_steps + lost_steps, preemptions=job.row.preemptions + outcome.preempted,
-            failures=job.row.failures + outcome.failure, tries=job.row.tries + outcome.retried, engine={},
+            failures=job.row.failures + outcome.failure, tries=job.row.tries + outcome.retried, engine=job.told,
         )  # fmt: skip
         if self.fair_share.half_life_s > 0:
             self.fair_share.charge(job.row.user, held_s * gpus, changes.now_s)
@@ -476,7 +488,9 @@ class Controller:
             backoff_s = min(self.rules.backoff_s * 2.0 ** (job.start_failures - 1), self.rules.most_backoff_s)
             job.retry_at_s = changes.now_s + backoff_s
             failed = attempt.shares[0].node
-            if any(node.up and node.name != failed for node in self.nodes):  # on the only one it has to be tried again
+            types = job.needs.gpu_types
+            others = [node for node in self.nodes if node.up and node.name != failed and (not types or node.node.type in ("", *types))]
+            if others:  # on the only one it has to be tried again
                 job.avoid, self.avoiding[job.id] = failed, job.retry_at_s + AVOID * backoff_s
             engine.failed_to_start(job.id)
             if job.start_failures >= self.rules.most_start_failures:
@@ -568,7 +582,7 @@ class Controller:
             if number not in self.needed:
                 try:
                     there = self.jobs.get(number)
-                    self.needed[number] = there.row.state if there is not None else self._read(partial(self.store.job, number)).state
+                    self.needed[number] = standing(there.row if there is not None else self._read(partial(self.store.job, number)))
                 except NotFound:
                     continue
 
@@ -578,7 +592,7 @@ class Controller:
         self.timed.clear()
         for number in self.needed:
             if number in self.jobs:
-                self.needed[number] = self.jobs[number].row.state
+                self.needed[number] = standing(self.jobs[number].row)
         for job in list(self.out.values()):
             in_the_way = None if job.attempt is not None else obstacle(job, self.needed, self.array_in, changes.now_s)
             if in_the_way is None:
@@ -591,7 +605,7 @@ class Controller:
             elif in_the_way.never:
                 self.over(changes, job, State.CANCELLED, f"{in_the_way.reason} can never be met", exit_code=None, finish_s=changes.now_s)
             else:
-                if job.row.state is State.PENDING and not job.row.reason.startswith("held"):
+                if job.row.state in (State.PENDING, State.SUSPENDED) and not job.row.reason.startswith("held"):
                     job.row.reason = in_the_way.reason
                 if in_the_way.until_s < np.inf:
                     self.timed[job.id] = in_the_way.until_s
@@ -635,7 +649,14 @@ class Controller:
     def _set_nodes(self, nodes: list[NodeSeen]) -> None:
         self.nodes = nodes
         self.cluster = cluster_of(nodes, self.drained, self.queues, self.node_queues, self._gpus_held())
+        self.scheduling.close(np.flatnonzero(~self.cluster.present).tolist())
         self.stale = True
+
+    def _remember_nodes(self) -> None:
+        """Nodes that the backend names no more, though jobs held something there when the controller before this one went."""
+        held = {share.node for job in self.holding.values() if job.attempt is not None for share in job.attempt.shares}
+        if gone := sorted(held - self.node_row.keys()):
+            self._set_nodes([*self.nodes, *(as_down(NodeSeen(name=name, node=Node(gpus=0, name=name))) for name in gone)])
 
     def _crowded(self) -> bool:
         """Others use GPUs that our jobs held when they came, and some of these may have gone since."""
@@ -645,18 +666,27 @@ class Controller:
         return any(held.get(name, 0.0) < gpus for name, gpus in crowded.items())
 
     def _gpus_held(self) -> dict[str, float]:
-        """GPUs of each node that jobs have in fact, or that the engine has given them: the larger."""
+        """GPUs of each node that jobs have in fact, or that the engine has given them: the larger. A shared one is one, however much of
+        it is held."""
         in_fact: Counter[str] = Counter()
         given: Counter[str] = Counter()
+        shared: set[tuple[str, int]] = set()
         for job in self.holding.values():
-            for share in job.attempt.shares if job.attempt is not None else ():
-                in_fact[share.node] += share.gpus  # type: ignore[assignment]
+            for share, slot in zip(job.attempt.shares, slots_held(job), strict=True) if job.attempt is not None else ():
+                if slot < 0:
+                    in_fact[share.node] += share.gpus  # type: ignore[assignment]
+                else:
+                    shared.add((share.node, slot))
+        in_fact.update(node for node, _ in shared)
         engine = self.scheduling.engine
         if engine is not None:
             for row in np.flatnonzero(engine.state.jobs["running"]).tolist():
                 parts = engine.parts(row)
-                for node, milli in zip(parts.node.tolist(), parts.milli.tolist(), strict=True):
-                    given[self.nodes[node].name] += milli / GPU_MILLI
+                for node, milli, slot in zip(parts.node.tolist(), parts.milli.tolist(), parts.slot.tolist(), strict=True):
+                    if slot < 0:
+                        given[self.nodes[node].name] += milli / GPU_MILLI
+            taken = np.flatnonzero(engine.state.slots)
+            given.update(self.nodes[node].name for node in (np.searchsorted(engine.state.nodes["slot"], taken, side="right") - 1).tolist())
         return {name: max(in_fact[name], given[name]) for name in in_fact | given}
 
     def set_drained(self, node: str, reason: str | None) -> None:
@@ -769,7 +799,7 @@ class Controller:
             if made is None:
                 return
             often = len(made.record.seq) <= RECORD_ALL_UP_TO or changes.now_s - self.recorded_s >= RECORD_EVERY_S
-            policy, record = self.scheduling.policy, decision_record.encode(made.record) if often else None
+            policy, record = made.policy, decision_record.encode(made.record) if often else None
             memory = pack(made.memory, made.record.seq, self.scheduling.seq_bound)
             tx.put_decision(made.record.decision, changes.now_s, policy.name, made.took_ms, record, memory, policy.memory_version)
             if often:

@@ -209,7 +209,9 @@ def prepared(fork: Fork, needs_s: Sequence[float], label: str | None = None) -> 
         state[name][promised & ~np.isfinite(state[name])] = fork.now_s
     state["phase"][promised] = RUNNING
     state["rate"] = 1.0
-    state["work_left"] = np.maximum([need_of.get(int(seq), 1.0) for seq in state["seq"]] - state["served_s"], 1.0)
+    since_s = np.maximum(state["since_s"], state["ready_s"])  # its account of what was served is of then, and nobody's end lies before now
+    worked_s = np.where(state["running"] == 1, np.maximum(fork.now_s - since_s, 0.0), 0.0)
+    state["work_left"] = np.maximum([need_of.get(int(seq), 1.0) for seq in state["seq"]] - state["served_s"], worked_s + 1.0)
     resume(simulation, replace(fork.snapshot, state=state, claims=(), drains={}), memory=bool(fork.snapshot.memory))
     return simulation
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from trainmaster.cluster.accelerators import with_memory
 from trainmaster.live.backends.base import Observation
@@ -12,6 +14,7 @@ from trainmaster.live.spec import JobSpec, Retry, StopSignal
 from trainmaster.live.states import State
 from trainmaster.live.store.rows import AttemptRow, JobRow
 
+TOLD_PREEMPTIBLE = "preemptible"  # somebody has said so, or not so: a checkpoint says nothing then
 WAITING = frozenset({State.PENDING, State.RECOVERING})
 
 
@@ -56,6 +59,7 @@ class LiveJob:
     needs: Needs
     attempt: AttemptRow | None = None
     seen: Observation | None = None  # the newest of its live attempt
+    named_s: float = -math.inf  # when that was
     retry_at_s: float = 0.0  # not offered before
     start_failures: int = 0  # in a row
     avoid: str | None = None  # the node where the last of them was
@@ -88,9 +92,14 @@ class LiveJob:
         """It waits, or will wait again once it is gone from where it was."""
         return not (self.row.held or self.row.suspended) and (self.waits or self.stop_reason in ("preempt", "requeue"))
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """Of what is kept for the engine, what people have said: it outlives an attempt."""
+        return {name: value for name, value in self.row.engine.items() if name == TOLD_PREEMPTIBLE}
+
     def run_s(self, now_s: float) -> float:
         """Seconds holding its GPUs, all attempts."""
-        return self.row.run_s + (now_s - self.attempt.claimed_s if self.attempt else 0.0)
+        return self.row.run_s + (max(now_s - self.attempt.claimed_s, 0.0) if self.attempt else 0.0)  # the clock may have been set back
 
     def record(self, now_s: float) -> JobRecord:
         row, seen = self.row, self.seen

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from trainmaster.live.control import JobRecord
 from trainmaster.live.jobs import LiveJob
 from trainmaster.live.states import ENDED, State
+from trainmaster.live.store.rows import JobRow
 
 SATISFIED = {
-    "after": lambda state: state not in (State.PENDING,),
+    "after": lambda state: state is not State.PENDING,
     "afterany": lambda state: state in ENDED,
     "afterok": lambda state: state is State.SUCCEEDED,
     "afternotok": lambda state: state in ENDED and state is not State.SUCCEEDED,
@@ -30,8 +32,15 @@ class Obstacle:
     never: bool = False
 
 
+def standing(row: JobRow | JobRecord) -> State:
+    """Of a job, to those who wait for it: PENDING until it has begun, whether it is suspended or not; and not again after that."""
+    if row.state in (State.PENDING, State.SUSPENDED):
+        return State.RECOVERING if row.attempts else State.PENDING
+    return row.state
+
+
 def obstacle(job: LiveJob, state_of: Mapping[int, State], array_running: Counter[int], now_s: float) -> Obstacle | None:
-    """None = the job is offered. `state_of`: jobs that others depend on; `array_running`: elements of each array that hold GPUs."""
+    """None = the job is offered. `state_of`: `standing` of those that others wait for; `array_running`: offered elements of each array."""
     row = job.row
     if row.held:
         return Obstacle("held")

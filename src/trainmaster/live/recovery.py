@@ -34,7 +34,7 @@ def snapshot_of(jobs: Sequence[LiveJob], node_row: Mapping[str, int], now_s: flo
         if attempt is None:
             continue
         claimed_s = min(attempt.claimed_s, now_s)  # the clock may have been set back since
-        held = parts_of(attempt.shares, row.engine.get("slots", []), node_row)
+        held = parts_of(attempt.shares, slots_held(job), node_row)
         if attempt.asked_s is not None:
             asked_s = min(attempt.asked_s, now_s)
             drains[row.id] = Drain(held, asked_s)
@@ -55,12 +55,7 @@ def snapshot_of(jobs: Sequence[LiveJob], node_row: Mapping[str, int], now_s: flo
 
 
 def parts_of(shares: Sequence[NodeShare], slots: Sequence[int], node_row: Mapping[str, int]) -> Parts:
-    """What an attempt holds, in a snapshot's words. `slots`: of fractions, the GPU of the node that the ledger counted them on.
-
-    Where its devices are known they are what counts: whoever shares a device shares a slot.
-    """
-    slots = slots or [-1] * len(shares)
-    slots = [share.devices[0] if slot >= 0 and share.devices else slot for share, slot in zip(shares, slots, strict=True)]
+    """What an attempt holds, in a snapshot's words. `slots`: of fractions, the GPU of the node, -1 = whole ones."""
     return Parts(
         node=np.array([node_row[share.node] for share in shares], np.int32),
         milli=np.array([round(share.gpus * GPU_MILLI) for share in shares], np.int64),
@@ -68,6 +63,15 @@ def parts_of(shares: Sequence[NodeShare], slots: Sequence[int], node_row: Mappin
         cpu_milli=np.array([round(share.cpus * 1000) for share in shares], np.int64),
         memory_mib=np.array([round(share.memory_gib * 1024) for share in shares], np.int64),
     )
+
+
+def slots_held(job: LiveJob) -> list[int]:
+    """Of each share of its attempt, which GPU of the node it is a part of, -1 = whole ones: as the ledger has counted it; where its
+    devices are known they are what counts, as whoever shares a device shares a slot."""
+    assert job.attempt is not None
+    shares = job.attempt.shares
+    slots = job.row.engine.get("slots") or [-1] * len(shares)
+    return [share.devices[0] if slot >= 0 and share.devices else slot for share, slot in zip(shares, slots, strict=True)]
 
 
 def shares_of(parts: Parts, node_names: Sequence[str]) -> tuple[NodeShare, ...]:

@@ -11,6 +11,7 @@ the start after a crash. The twin runs the same engine; only who calls it, and w
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,7 @@ from trainmaster.engine.handover import Executor, Parts
 from trainmaster.engine.result import UNSCHEDULABLE
 from trainmaster.engine.snapshot import Snapshot, resume, take
 from trainmaster.engine.state import FUTURE
+from trainmaster.errors import InputError, InvariantBroken, TrainmasterError
 from trainmaster.live.jobs import LiveJob
 from trainmaster.policies.base import DecisionRecord, EngineRules, Memory, Policy
 from trainmaster.workload.jobs import JobTable
@@ -43,6 +45,7 @@ class Made:
     order: NDArray[np.int64]  # waiting jobs by id, next first
     took_ms: float
     memory: Memory
+    policy: Policy[Any]  # which made it
 
 
 def bound_for(table: JobTable) -> int:
@@ -68,6 +71,7 @@ class Scheduling:
     def __init__(self, policy: Policy[Any], rules: EngineRules | None, setup: Setup, executor: Executor) -> None:
         self.policy, self.rules, self.setup, self.executor = policy, rules, setup, executor
         self.engine: Engine | None = None
+        self.problem = ""  # why the policy cannot decide about these jobs and nodes; "" = it can
         self.past: dict[int, np.void] = {}  # records of jobs that are not offered now, but were
         self.memory_is_ours = True  # the snapshot's memory is that of the policy
 
@@ -105,9 +109,30 @@ class Scheduling:
         return self.begin(take(self.engine), table, jobs, cluster)
 
     def try_out(self, policy: Policy[Any], rules: EngineRules | None, cluster: Cluster) -> None:
-        """ParamError = this policy cannot decide about these jobs and this cluster."""
+        """InputError = this policy cannot decide about these jobs and this cluster: a decision that nobody carries out."""
         assert self.engine is not None
-        Engine(self.engine.jobs, cluster, policy, self.setup, rules=rules)
+        engine = Engine(self.engine.jobs, cluster, policy, self.setup, rules=rules, seq_bound=self.engine.seq_bound)
+        engine.hand_to(Acts())
+        engine.clock["open"] = 1
+        resume(engine, take(self.engine), memory=False)
+        engine.clock["decide_s"] = engine.clock["now_s"]  # whatever its rounds
+        engine.clock["until_s"] = np.nextafter(float(engine.clock["now_s"]), np.inf)
+        while self._advance(engine) != kernels.EXTERNAL:
+            pass
+
+    def close(self, nodes: Sequence[int]) -> None:
+        """These nodes take nobody new from this instant on, whoever was promised something there."""
+        engine = self.engine
+        if engine is None or engine.handover is None:
+            return
+        for node in nodes:
+            if node < len(engine.state.nodes):
+                kernels.set_node(engine.state.clock, np.int32(node), False)
+        for row, parts in list(engine.handover.claims.items()):
+            if np.isin(parts.node, nodes).any() and row in engine.handover.claims:  # those before may have made it its own
+                seq = int(engine.jobs.seq[row])
+                engine.take_back(seq)
+                engine.offer(seq)
 
     def change_policy(self, policy: Policy[Any], rules: EngineRules | None) -> None:
         """From the next `renew` on; it begins with a memory of its own."""
@@ -136,14 +161,34 @@ class Scheduling:
         assert self.engine is not None
         return float(self.engine.clock["decide_s"])
 
+    def _advance(self, engine: Engine) -> int:
+        """InputError = the policy cannot decide, or has failed: a site's own may do so in any way, and must not end the controller."""
+        try:
+            return engine.advance()
+        except (TrainmasterError, InvariantBroken):
+            raise
+        except Exception as error:
+            if not any(frame.f_locals.get("self") is engine.policy for frame, _ in traceback.walk_tb(error.__traceback__)):
+                raise
+            raise InputError(f"--policy: {engine.policy.name} has failed: {type(error).__name__}: {error}") from error
+
     def _run_to(self, until_s: float) -> Made | None:
         engine = self.engine
         assert engine is not None
         before, began = int(engine.clock["decisions"]), time.perf_counter()
         engine.clock["until_s"] = max(until_s, float(engine.clock["now_s"]))
-        while engine.advance() != kernels.EXTERNAL:
-            pass
-        if engine.clock["decisions"] == before:
+        while True:
+            decided = int(engine.clock["decisions"])
+            try:
+                code = self._advance(engine)
+            except InputError as problem:  # of this decision: nobody is started, and time goes on
+                self.problem = str(problem)
+                continue
+            if engine.clock["decisions"] > decided:
+                self.problem = ""
+            if code == kernels.EXTERNAL:
+                break
+        if engine.clock["decisions"] == before or self.problem:
             return None
         record, order = engine.record(), engine.waiting_in_order()
-        return Made(record=record, order=order, took_ms=(time.perf_counter() - began) * 1e3, memory=engine.memory)
+        return Made(record=record, order=order, took_ms=(time.perf_counter() - began) * 1e3, memory=engine.memory, policy=engine.policy)

@@ -15,6 +15,7 @@ from trainmaster.cluster.accelerators import with_memory
 MAX_GPUS = 1_000_000
 MAX_ARRAY = 100_000
 MAX_INDEX = 4_000_000  # Slurm's own bound on MaxArraySize
+LEAST_GPUS = LEAST_CPUS = 0.001  # the ledger counts thousandths
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/\\]+$")]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9_.@:+-]+$")]  # queue, account, type
@@ -111,6 +112,8 @@ class JobSpec(Strict):
 
     @model_validator(mode="after")
     def _whole(self) -> JobSpec:
+        if self.min_gpus is not None and self.max_gpus is not None and self.min_gpus > self.max_gpus:
+            raise ValueError("min_gpus is above max_gpus")
         if (self.command is None) == (self.script is None):
             raise ValueError("give either a command or a script")
         if self.command is not None and (not self.command or not self.command[0]):
@@ -119,6 +122,13 @@ class JobSpec(Strict):
             raise ValueError("asks for no GPU and no CPU")
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus: a gang takes whole GPUs, not {self.gpus:g}")
+        if 0 < self.gpus < LEAST_GPUS or 0 < self.cpus < LEAST_CPUS:
+            raise ValueError(f"gpus, cpus: the least of a GPU is {LEAST_GPUS:g}, and of a CPU {LEAST_CPUS:g}; 0 = none")
+        for name, bound in (("min_gpus", self.min_gpus), ("max_gpus", self.max_gpus)):
+            if bound is not None and (bound < 1 or bound != int(bound)):
+                raise ValueError(f"{name}: an elastic job takes whole GPUs, at least one, not {bound:g}")
+        if not within(self.gpus, self.min_gpus, self.max_gpus):
+            raise ValueError(f"gpus: {self.gpus:g} is not between min_gpus and max_gpus")
         if self.nodes is not None and self.gpus >= 1 and self.gpus % self.nodes:
             raise ValueError(f"{self.gpus:g} GPUs do not spread evenly over {self.nodes} nodes")
         if self.nodes is not None and self.nodes > 1:
@@ -129,6 +139,9 @@ class JobSpec(Strict):
         if self.gpu_memory_gib and not with_memory(self.gpu_types, self.gpu_memory_gib):
             which = " or ".join(self.gpu_types) if self.gpu_types else "accelerator"
             raise ValueError(f"gpu_memory_gib: no {which} is known to have {self.gpu_memory_gib:g} GiB")
-        if self.min_gpus is not None and self.max_gpus is not None and self.min_gpus > self.max_gpus:
-            raise ValueError("min_gpus is above max_gpus")
         return self
+
+
+def within(gpus: float, min_gpus: float | None, max_gpus: float | None) -> bool:
+    """None = no such bound."""
+    return (min_gpus is None or gpus >= min_gpus) and (max_gpus is None or gpus <= max_gpus)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from trainmaster.errors import Conflict, InputError, NotFound
 from trainmaster.live.control import JobUpdate
-from trainmaster.live.jobs import LiveJob
+from trainmaster.live.jobs import TOLD_PREEMPTIBLE, LiveJob
 from trainmaster.live.ledger import Changes, Submission
-from trainmaster.live.spec import JobSpec
+from trainmaster.live.spec import LEAST_GPUS, JobSpec, within
 from trainmaster.live.states import State
 from trainmaster.live.store import NewJob
 
@@ -155,12 +155,28 @@ def update(controller: Controller, changes: Changes, id: int, change: JobUpdate,
             raise Conflict(f"job {job.id} holds its GPUs: their number can be changed only while it waits")
         if values["gpus"] < 0 or (values["gpus"] > 1 and values["gpus"] % 1) or (values["gpus"] == 0 and job.needs.cpus == 0):
             raise InputError(f"gpus: a gang takes whole GPUs, at least one, not {values['gpus']:g}")
+        if 0 < values["gpus"] < LEAST_GPUS:
+            raise InputError(f"gpus: the least of a GPU is {LEAST_GPUS:g}, not {values['gpus']:g}")
+        if not within(values["gpus"], job.needs.min_gpus, job.needs.max_gpus):
+            raise InputError(f"gpus: {values['gpus']:g} is not between the least and the most that job {job.id} was submitted with")
         if job.needs.nodes is not None and values["gpus"] % job.needs.nodes:
             raise InputError(f"gpus: {values['gpus']:g} do not lie evenly on the {job.needs.nodes} nodes that job {job.id} asks for")
     if "queue" in values and job.attempt is not None:
         raise Conflict(f"job {job.id} runs: its queue can be changed only while it waits")
+    limit_s = values.get("limit_s", job.row.limit_s)
+    most_s = controller.rules.queue(values.get("queue", job.row.queue)).limit_s
+    if most_s is not None and {"limit_s", "queue"} & values.keys():
+        if limit_s is not None and limit_s > most_s:
+            raise InputError(f"limit_s: {limit_s:g} s is more than queue {values.get('queue', job.row.queue)} allows ({most_s:g} s)")
+        values["limit_s"] = most_s if limit_s is None else limit_s
+    if "gpus" in values or "queue" in values:
+        controller.withdraw(job)  # what it was promised was for what it asked then
+    if "limit_s" in values and job.runs:
+        job.warned = False  # its signal comes before the end that it has now
     changes.job(job, **values)
     changes.event("update", job, actor=actor, **values)
+    if "preemptible" in values:
+        changes.job(job, engine=job.row.engine | {TOLD_PREEMPTIBLE: values["preemptible"]})
     controller.changed.add(id)
     controller.stale = True  # order, amounts and estimates are the engine's from the next decision on
     engine = controller.scheduling.engine
@@ -172,8 +188,8 @@ def signal(controller: Controller, changes: Changes, id: int, number: int, actor
     (job,) = existing(controller, [id])
     if job.attempt is None:
         raise Conflict(f"job {job.id} does not run")
-    changes.event("signal", job, actor=actor, reason=f"signal {number}")
     controller.backend.signal(job.id, job.attempt.attempt, number)
+    changes.event("signal", job, actor=actor, reason=f"signal {number}")
 
 
 def stop(controller: Controller, changes: Changes, job: LiveJob, reason: str) -> None:

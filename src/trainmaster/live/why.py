@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from trainmaster.errors import TrainmasterError
 from trainmaster.live.control import WhyAnswer
 from trainmaster.live.forecast import Forecaster, Fork
@@ -21,6 +19,8 @@ if TYPE_CHECKING:
     from trainmaster.live.controller import Controller
 
 AHEAD = 5  # jobs before it that are named
+HELD = frozenset({Verdict.KEPT, Verdict.STARTED, Verdict.PINNED, Verdict.MIN_RUN, Verdict.SPARED})  # said of who has GPUs, or is to have
+PROMISED = Reason("reserved", "it has been given GPUs that others are still leaving: it starts when they have gone")
 WORDS = {verdict: verdict.name.lower().replace("_", "-") for verdict in Verdict}
 
 
@@ -47,7 +47,9 @@ class Explainer:
         for job in jobs:
             if job.attempt is None and job.id in self.verdicts and job.id in self.controller.offered:
                 verdict, _ = self.verdicts[job.id]
-                if not job.row.reason.startswith("can never fit"):
+                if self._is_promised(job.id):
+                    job.row.reason = PROMISED.code
+                elif verdict not in HELD and not job.row.reason.startswith("can never fit"):
                     job.row.reason = WORDS[verdict]
                 job.place = self.places.get(job.id)
                 job.eta_s = starts[job.id][0] if job.id in starts else None
@@ -55,6 +57,10 @@ class Explainer:
                 job.place, job.eta_s = None, self._end_s(job)
         if self.controller.thread is not None and len(self.controller.jobs) > len(self.controller.holding):
             self.forecaster.refresh_soon()
+
+    def _is_promised(self, id: int) -> bool:
+        engine = self.controller.scheduling.engine
+        return engine is not None and engine.handover is not None and engine.row_of.get(id) in engine.handover.claims
 
     def _end_s(self, job: LiveJob) -> float | None:
         """When a running job should end."""
@@ -72,12 +78,16 @@ class Explainer:
         made = self.controller.made
         if job.attempt is not None:
             return self._answer(id, job.row.state, self._holding(job, made), made=made)
+        if job.row.reason.startswith("can never fit"):
+            return self._answer(id, job.row.state, Reason("unschedulable", f"it {job.row.reason}"))
         if id not in self.controller.offered or made is None or id not in self.verdicts:
             text = job.row.reason or "no decision has seen it yet"
             return self._answer(id, job.row.state, Reason(text.split(":")[0].split(" ")[0], SENTENCES.get(text, text)))
-        if job.row.reason.startswith("can never fit"):
-            return self._answer(id, job.row.state, Reason("unschedulable", f"it {job.row.reason}"), made=made)
-        reason = self.controller.scheduling.policy.explain(made.record, id)
+        if self._is_promised(id):
+            return self._answer(id, job.row.state, PROMISED, made=made)
+        if self.verdicts[id][0] in HELD:  # it held its GPUs then
+            return self._answer(id, job.row.state, Reason("new", "it waits again, and no decision has seen it since"))
+        reason = made.policy.explain(made.record, id)
         if self.verdicts[id][1] > 0 and (pinned := self._pinned_gpus()):
             more = f"jobs that have registered no checkpoint, and so are not stopped, hold {pinned:g}"
             reason = replace(reason, text=f"{reason.text}; {more}")
@@ -104,7 +114,7 @@ class Explainer:
         if verdict is Verdict.PINNED or not job.row.preemptible:
             return Reason("pinned", "it runs, and is not stopped for others: it has registered no checkpoint and does not say it may be")
         if verdict in (Verdict.MIN_RUN, Verdict.SPARED) and made is not None:
-            return self.controller.scheduling.policy.explain(made.record, job.id)
+            return made.policy.explain(made.record, job.id)
         return Reason("running", "it holds its GPUs; the policy may stop it for others, at a checkpoint")
 
     def _pinned_gpus(self) -> float:
@@ -126,7 +136,7 @@ class Explainer:
         for id in reversed(made.order[max(place - 1 - AHEAD, 0) : place - 1].tolist()):
             other = self.controller.jobs.get(id)
             if other is not None:
-                why = self.controller.scheduling.policy.explain(made.record, id) if id in self.verdicts else Reason("new", "new")
+                why = made.policy.explain(made.record, id) if id in self.verdicts else Reason("new", "new")
                 yield {"id": id, "user": other.row.user, "gpus": other.row.gpus, "why": why.text}
 
     def _counterfactual(self, fork: Fork, job: LiveJob) -> str | None:
@@ -145,7 +155,7 @@ class Explainer:
         for name in self.controller.queues:
             if name != job.row.queue:
                 yield {"queue": name}, f"in queue {name}"
-        yield {"priority": float(np.max([other.row.priority for other in self.controller.jobs.values()])) + 1.0}, "at a higher priority"
+        yield {"priority": max(other.row.priority for other in list(self.controller.jobs.values())) + 1.0}, "at a higher priority"
         if job.needs.nodes is not None and job.needs.nodes > 1:
             yield {"nodes": None}, f"if it did not ask for {job.needs.nodes} nodes"
         gpus = int(job.row.gpus)

@@ -67,6 +67,12 @@ def some_jobs(connection: Connection, which: JobFilter) -> list[JobRecord]:
     return [job_record(row) for row in connection.execute(listing(which, connection.dialect.name)).fetchall()]
 
 
+def succeeded_last(connection: Connection, since_s: float, limit: int) -> list[JobRecord]:
+    query = select(*RECORD_COLUMNS).where(jobs.c.finish_s >= since_s, jobs.c.state == State.SUCCEEDED.value)
+    newest = connection.execute(query.order_by(jobs.c.finish_s.desc(), jobs.c.id.desc()).limit(limit)).fetchall()
+    return [job_record(row) for row in reversed(newest)]
+
+
 def listing(which: JobFilter, dialect: str) -> Select[Any]:
     """By id, ascending."""
     query = select(*RECORD_COLUMNS).order_by(jobs.c.id)

@@ -159,6 +159,11 @@ class Store:
         with self._reading() as connection:
             return reads.some_jobs(connection, which)
 
+    def succeeded_last(self, since_s: float, limit: int) -> list[JobRecord]:
+        """The newest of the jobs that have succeeded since then, the last to end last."""
+        with self._reading() as connection:
+            return reads.succeeded_last(connection, since_s, limit)
+
     def counts(self) -> dict[State, int]:
         """How many jobs are in each state."""
         with self._reading() as connection:
