@@ -126,6 +126,26 @@ def test_a_damaged_checkpoint_is_passed_over_and_its_problem_named(tmp_path, dam
     assert steps(tmp_path) == [10, 15]  # the broken one, although of a later step, does not push a whole one out
 
 
+def test_a_checkpoint_is_saved_although_older_and_broken_ones_cannot_be_removed(tmp_path, monkeypatch):
+    for step in (10, 20):
+        save(store(tmp_path), step)
+    truncate(tmp_path / "step-000000020")
+    one = store(tmp_path, attempt=2, keep=1)
+    assert one.newest().step == 10
+
+    def rename(source, target, real=os.rename):
+        if ".removing-" in str(target) and source.exists():
+            raise PermissionError(1, "Operation not permitted")
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename)
+        save(one, 15)
+    assert store(tmp_path, attempt=2).newest().step == 15
+    save(one, 16)
+    assert steps(tmp_path) == [16]
+
+
 def test_a_run_says_which_checkpoint_it_skipped_and_goes_on_from_the_one_before(tmp_path, capsys):
     node, counter = FakeNode(tmp_path), Counter()
     for item in registered(node.environment, counter, every_steps=1).steps(3, replay=False):

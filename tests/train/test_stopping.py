@@ -345,6 +345,25 @@ def test_sigterm_without_the_flag_saves_and_ends_with_its_own_status(tmp_path):
     assert len(list(tmp_path.glob("step-*"))) == 1, err
 
 
+def test_sigterm_in_the_last_evaluation_saves_and_ends_too(tmp_path, capsys):
+    counter = Counter()
+    run = registered({}, counter, directory=str(tmp_path))
+    with pytest.raises(SystemExit) as end:
+        for epoch in run.epochs(2):
+            train(run, counter, range(3))
+            if epoch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+    assert end.value.code == 128 + signal.SIGTERM
+
+    again = Counter()
+    run = registered({}, again, directory=str(tmp_path))
+    evaluated = []
+    for epoch in run.epochs(2):
+        train(run, again, range(3))
+        evaluated.append(epoch)
+    assert (again.seen, evaluated) == ([0, 1, 2] * 2, [1])
+
+
 def test_sigterm_after_the_flag_does_not_end_a_run_that_is_saving(node):
     process = started(node.environment)
     node.ask_to_stop("limit")

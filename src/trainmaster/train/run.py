@@ -179,6 +179,8 @@ class Run:
             for epoch in range(first, count) if going_on else ():
                 self.epoch, self.passes = epoch, 0
                 yield epoch
+            if self.terminated:  # during the last evaluation: no step looks any more
+                self._stop(self.step, "SIGTERM", None, acknowledge=False)
         finally:
             self.loops += 1
             self.epoch = self.passes = 0

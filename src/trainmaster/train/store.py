@@ -134,13 +134,15 @@ class Store:
             _flush(folder)
         with self._locked():
             self._check_fence()
-            for path in {*(path for path, _ in self.broken), self._path(step)}:  # the run has come back to the step of a broken one
-                self._remove(path)
-            self.broken.clear()
+            self._remove(self._path(step))  # the run has come back to the step of a broken one
             os.rename(draft, self._path(step))
             _flush(self.folder)
-            for path in self._committed()[self.keep :]:
-                self._remove(path)
+            broken = {path for path, _ in self.broken} - {self._path(step)}
+            whole = [path for path in self._committed() if path not in broken]
+            for path in (*broken, *whole[self.keep :]):
+                with contextlib.suppress(OSError):  # another user's, say: it costs room, not this checkpoint
+                    self._remove(path)
+            self.broken = [(path, why) for path, why in self.broken if path in broken and path.exists()]
 
     def discard(self, step: int) -> None:
         shutil.rmtree(self._draft(step), ignore_errors=True)
