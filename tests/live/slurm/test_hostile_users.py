@@ -204,10 +204,11 @@ def test_as_whom_nothing_may_run_is_tried_less_and_less_often_unless_somebody_wa
     eve(backend).look_after((2, 1))
     wait_until(lambda: starts() >= 5)
     assert time.monotonic() - began_s >= 0.01 * (4 + 8 + 16)  # after the second, the third and the fourth
-    for before in range(starts(), starts() + 8):  # the last of these alone would be waited for longer than a test may take
+    before = starts()
+    for _ in range(9):  # the last of these alone would be waited for longer than a test may take
         with pytest.raises(BackendError, match="nothing runs as eve"):
             backend.ask("eve", 30.0, verb="drop", names=())
-        assert starts() > before
+    assert starts() >= before + 8  # the process that was just there may have answered the first
     eve(backend).leave()
 
 
