@@ -345,7 +345,15 @@ def test_sigterm_without_the_flag_saves_and_ends_with_its_own_status(tmp_path):
     assert len(list(tmp_path.glob("step-*"))) == 1, err
 
 
-def test_sigterm_in_the_last_evaluation_saves_and_ends_too(tmp_path, capsys):
+@pytest.fixture
+def sigterm_is_the_systems():
+    """Whatever a test before this one has left there."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_in_the_last_evaluation_saves_and_ends_too(tmp_path, capsys, sigterm_is_the_systems):
     counter = Counter()
     run = registered({}, counter, directory=str(tmp_path))
     with pytest.raises(SystemExit) as end:

@@ -155,7 +155,7 @@ class Shadow:
 def run_shadow(settings: Settings, say: Say, note: Say, *, width: int, color: bool) -> int:
     """Returns when interrupted. `say`: a report; `note`: what to know beside it."""
     shadow = Shadow(settings.state / "shadow", question_of(settings), settings.since or SPAN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for line in shadow.begin():
             note(line)
@@ -164,6 +164,8 @@ def run_shadow(settings: Settings, say: Say, note: Say, *, width: int, color: bo
         with suppress(KeyboardInterrupt):
             shadow.keep()
             note(f"stopped; the last report is in {shadow.folder}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
