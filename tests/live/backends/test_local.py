@@ -233,6 +233,17 @@ def test_the_fork_server_goes_with_a_controller_that_closes(tmp_path: Path) -> N
     assert site.wait(lambda: not alive(server) or None)
 
 
+def test_the_fork_server_hears_one_that_is_gone_without_having_read_its_hello(cluster: Harness) -> None:
+    server = fork_server(cluster)
+    folder = os.open(cluster.backend.state, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as one:
+        one.connect(f"/proc/self/fd/{folder}/forks")
+        one.recv(1, socket.MSG_PEEK)
+        one.send(b'{"quit": true}')
+    os.close(folder)
+    assert cluster.wait(lambda: not alive(server) or None)
+
+
 def test_a_mute_fork_server_is_replaced_and_what_waits_for_it_is_seen_to_wait(cluster: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainmaster.live.backends.local.SAY_S", 0.5)
     monkeypatch.setattr("trainmaster.live.backends.local.MUTE_S", 3.0)
