@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from live.test_controller import RULES, Site, spec
+from live.test_controller import RULES, site, spec
 from trainmaster.cluster.cluster import Node, QueueSpec
 from trainmaster.errors import InputError
 from trainmaster.live import controller as controllers
@@ -20,18 +17,17 @@ from trainmaster.live.rules import QueueRules
 from trainmaster.live.spec import Array, Dependency, JobSpec
 from trainmaster.live.states import State
 
+__all__ = ["site"]
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Any]:
-    made: list[Site] = []
 
-    def make(*gpus: int, **more: Any) -> Site:
-        made.append(Site(tmp_path, *gpus, **more))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.controller.store.close()
+def promised(site):
+    """A job that has been given four GPUs which another is still leaving."""
+    s = site(4, policy="las", stop_delay_s=10)
+    s.submit(spec(500, 4))
+    s.until(30)
+    (job,) = s.submit(spec(50, 4))
+    s.until(32)
+    return s, job
 
 
 # ------------------------------------------------------------------------------------------------- requests
@@ -83,11 +79,7 @@ def test_a_job_that_somebody_has_said_is_not_to_be_stopped_stays_so_though_it_ch
 
 
 def test_a_job_that_is_made_smaller_while_its_gpus_are_promised_starts_on_what_it_asks_for_now(site):
-    s = site(4, policy="las", stop_delay_s=10)
-    s.submit(spec(500, 4))
-    s.until(30)
-    (job,) = s.submit(spec(50, 4))
-    s.until(32)
+    s, job = promised(site)
     s.do(s.plane.update(job, JobUpdate(gpus=2), "ada"))
     s.until(60)
     assert s.state(job) is State.RUNNING and s.plane.attempts(job)[0].gpus == (2,)
@@ -349,11 +341,7 @@ def test_a_job_that_could_never_fit_and_now_can_is_not_told_the_old_story(site):
 
 
 def test_a_job_that_waits_for_gpus_it_was_promised_is_not_told_that_it_was_started(site):
-    s = site(4, policy="las", stop_delay_s=10)
-    s.submit(spec(500, 4))
-    s.until(30)
-    (job,) = s.submit(spec(50, 4))
-    s.until(32)
+    s, job = promised(site)
     answer = s.plane.why(job)
     assert (answer.code, s.plane.job(job).reason, answer.counterfactual) == ("reserved", "reserved", None)
 

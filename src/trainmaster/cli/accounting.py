@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainmaster.cli.references import INDEXED, members, one, pages, several
-from trainmaster.cli.table import printable
 from trainmaster.cli.words import out_of_memory
+from trainmaster.cluster.wording import printable
 from trainmaster.errors import InputError, NotFound
 from trainmaster.live.client import Client, Json
 from trainmaster.live.states import State

@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from trainmaster import __version__
 from trainmaster.cli.output import Output
+from trainmaster.cluster.wording import printable
 from trainmaster.errors import InputError, TrainmasterError
 
 DESCRIPTION = """A deep-learning cluster manager: replay a trace under published scheduling policies and compare them;
@@ -160,8 +161,7 @@ def _help(prog: str) -> argparse.HelpFormatter:
 
 
 def _complain(problem: str, status: int) -> int:
-    line = "".join(letter if letter.isprintable() else "�" for letter in " ".join(problem.split()))
-    print(f"trainmaster: {line}", file=sys.stderr)
+    print(f"trainmaster: {printable(' '.join(problem.split()))}", file=sys.stderr)
     return status
 
 

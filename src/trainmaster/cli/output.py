@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from trainmaster.cluster.wording import printable
+
 NARROWEST, WIDEST, NO_TERMINAL = 60, 140, 100  # columns
 
 
@@ -35,7 +37,7 @@ class Output:
     def note(self, line: str) -> None:
         """Something to know beside the result."""
         if not self.quiet:
-            print("".join(letter if letter.isprintable() else "�" for letter in line), file=sys.stderr)
+            print(printable(line), file=sys.stderr)
 
     @property
     def width(self) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainmaster.cli.output import Output
-from trainmaster.cli.table import Column, printable, table
+from trainmaster.cli.table import Column, table
+from trainmaster.cluster.wording import printable
 from trainmaster.live.client import Json
 from trainmaster.metrics.readable import duration, number, percent
 

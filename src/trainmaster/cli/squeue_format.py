@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from trainmaster.cli.accounting import elapsed_of_slurm, job_id
-from trainmaster.cli.table import printable
 from trainmaster.cli.words import amount, elapsed, ran_s
+from trainmaster.cluster.wording import printable
 from trainmaster.errors import InputError
 from trainmaster.live.client import Json
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainmaster.cli.output import Output
+from trainmaster.cluster.wording import printable
 
 GAP = "  "
 LONGEST = 40  # of a cell on a terminal
@@ -51,10 +52,6 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
 
 def styled(text: str, style: str) -> str:
     return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if style else text
-
-
-def printable(text: str) -> str:
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 def _shown(cell: str, on_terminal: bool) -> str:

@@ -8,8 +8,8 @@ from argparse import ArgumentParser, Namespace
 from trainmaster.cli.connection import add_common, connect
 from trainmaster.cli.output import Output, as_json
 from trainmaster.cli.references import one
-from trainmaster.cli.table import printable
 from trainmaster.cli.words import amount, clock, plural
+from trainmaster.cluster.wording import printable
 from trainmaster.live.client import Json
 
 GROUP = "look at them"

@@ -13,6 +13,11 @@ def quoted(text: str, at_most: int = 60) -> str:
     return json.dumps(short, ensure_ascii=not short.isprintable())
 
 
+def printable(text: str) -> str:
+    """Text of the outside for a terminal or a log: no escape sequence and no line end of its gets there."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "�" for letter in text)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean "gpus"?` where a known word is near, else the first dozen of them, to end a sentence with."""
     words = list(known)

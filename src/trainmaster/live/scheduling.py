@@ -77,10 +77,7 @@ class Scheduling:
 
     def begin(self, snapshot: Snapshot, table: JobTable, jobs: Sequence[LiveJob], cluster: Cluster) -> dict[int, str]:
         """An engine for these jobs and nodes that goes on from the snapshot; why some can never run there."""
-        engine = Engine(table, cluster, self.policy, self.setup, rules=self.rules, seq_bound=max(bound_for(table), snapshot.seq_bound))
-        engine.hand_to(self.executor)
-        engine.clock["open"] = 1
-        resume(engine, snapshot, memory=self.memory_is_ours)
+        engine = self._engine(self.policy, self.rules, snapshot, table, cluster, self.executor, memory=self.memory_is_ours)
         self.memory_is_ours = True
         known = set(snapshot.state["seq"].tolist())
         rows = {node.name: row for row, node in enumerate(cluster.nodes)}
@@ -100,6 +97,14 @@ class Scheduling:
         self.engine = engine
         return {int(table.seq[row]): str(engine.reason[row]) for row in np.flatnonzero(engine.outcome == UNSCHEDULABLE)}
 
+    def _engine(self, policy: Policy[Any], rules: EngineRules | None, snapshot: Snapshot, table: JobTable, cluster: Cluster,
+                executor: Executor, *, memory: bool) -> Engine:  # fmt: skip
+        engine = Engine(table, cluster, policy, self.setup, rules=rules, seq_bound=max(bound_for(table), snapshot.seq_bound))
+        engine.hand_to(executor)
+        engine.clock["open"] = 1
+        resume(engine, snapshot, memory=memory)
+        return engine
+
     def renew(self, table: JobTable, jobs: Sequence[LiveJob], cluster: Cluster) -> dict[int, str]:
         """Other jobs, nodes or another policy from now on."""
         assert self.engine is not None
@@ -111,10 +116,7 @@ class Scheduling:
     def try_out(self, policy: Policy[Any], rules: EngineRules | None, cluster: Cluster) -> None:
         """InputError = this policy cannot decide about these jobs and this cluster: a decision that nobody carries out."""
         assert self.engine is not None
-        engine = Engine(self.engine.jobs, cluster, policy, self.setup, rules=rules, seq_bound=self.engine.seq_bound)
-        engine.hand_to(Acts())
-        engine.clock["open"] = 1
-        resume(engine, take(self.engine), memory=False)
+        engine = self._engine(policy, rules, take(self.engine), self.engine.jobs, cluster, Acts(), memory=False)
         engine.clock["decide_s"] = engine.clock["now_s"]  # whatever its rounds
         engine.clock["until_s"] = np.nextafter(float(engine.clock["now_s"]), np.inf)
         while self._advance(engine) != kernels.EXTERNAL:

@@ -44,10 +44,11 @@ class Explainer:
             }
         forecast = self.forecaster.last
         starts = forecast.starts_s if forecast is not None else {}
+        promised = self._promised()
         for job in jobs:
             if job.attempt is None and job.id in self.verdicts and job.id in self.controller.offered:
                 verdict, _ = self.verdicts[job.id]
-                if self._is_promised(job.id):
+                if job.id in promised:
                     job.row.reason = PROMISED.code
                 elif verdict not in HELD and not job.row.reason.startswith("can never fit"):
                     job.row.reason = WORDS[verdict]
@@ -58,9 +59,11 @@ class Explainer:
         if self.controller.thread is not None and len(self.controller.jobs) > len(self.controller.holding):
             self.forecaster.refresh_soon()
 
-    def _is_promised(self, id: int) -> bool:
+    def _promised(self) -> set[int]:
+        """Jobs that wait for GPUs which others are still leaving."""
         engine = self.controller.scheduling.engine
-        return engine is not None and engine.handover is not None and engine.row_of.get(id) in engine.handover.claims
+        rows = [] if engine is None or engine.handover is None else list(engine.handover.claims)
+        return set() if engine is None else set(engine.jobs.seq[rows].tolist())
 
     def _end_s(self, job: LiveJob) -> float | None:
         """When a running job should end."""
@@ -83,7 +86,7 @@ class Explainer:
         if id not in self.controller.offered or made is None or id not in self.verdicts:
             text = job.row.reason or "no decision has seen it yet"
             return self._answer(id, job.row.state, Reason(text.split(":")[0].split(" ")[0], SENTENCES.get(text, text)))
-        if self._is_promised(id):
+        if id in self._promised():
             return self._answer(id, job.row.state, PROMISED, made=made)
         if self.verdicts[id][0] in HELD:  # it held its GPUs then
             return self._answer(id, job.row.state, Reason("new", "it waits again, and no decision has seen it since"))

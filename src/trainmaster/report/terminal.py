@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from trainmaster.cluster.wording import printable
 from trainmaster.metrics.conclusion import conclusion
 from trainmaster.metrics.readable import number
 from trainmaster.metrics.summary import Summary
@@ -47,11 +48,11 @@ def renderable(runs: Sequence[Summary], width: int = 100) -> RenderableType:
         if row.against_baseline:
             cells[0].append(f"\n{row.against_baseline}", style="not bold dim")
         table.add_row(Text("○" if row.oracle else "●", colors[row.label].color), _name(row), number(finished[row.label]), *cells)
-    return Group(table, Text(), *_remarks(runs, rows), Text(_printable(conclusion(runs)), style="bold"))
+    return Group(table, Text(), *_remarks(runs, rows), Text(printable(conclusion(runs)), style="bold"))
 
 
 def _name(row: Row) -> Text:
-    name = Text(_printable(row.label), "bold" if row.baseline else "")
+    name = Text(printable(row.label), "bold" if row.baseline else "")
     kind = "oracle" if row.oracle else "baseline" if row.baseline else ""
     return name.append(f"\n{kind}", style="not bold dim") if kind else name
 
@@ -67,9 +68,4 @@ def _remarks(runs: Sequence[Summary], rows: Sequence[Row]) -> list[Text]:
             told = (f"{number(count)} {'job' if count == 1 else 'jobs'} under {label}" for label, count in counts.items())
             remarks.append(f"{words}: {', '.join(told)}")
     remarks += dict.fromkeys(f"{run['label']}: {note}" for run in runs for note in run["notes"])
-    return [Text(_printable(remark), style="dim") for remark in remarks]
-
-
-def _printable(words: str) -> str:
-    """Queue names come from traces: an escape sequence in one must not reach the terminal."""
-    return "".join(character if character.isprintable() else "�" for character in words)
+    return [Text(printable(remark), style="dim") for remark in remarks]

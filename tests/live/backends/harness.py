@@ -121,6 +121,13 @@ class Harness:
         return self.wait(lambda: path.read_text().strip() or None if path.exists() else None)
 
 
+def wait_until(reached: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+    until_s = time.monotonic() + patience_s
+    while not reached():
+        assert time.monotonic() < until_s
+        time.sleep(0.02)
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")

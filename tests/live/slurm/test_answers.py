@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import getpass
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from live.backends.harness import PATIENCE_S
+from live.backends.harness import PATIENCE_S, wait_until
 from live.slurm.test_submissions import NODES, PARTITIONS
 from trainmaster.errors import BackendError
 from trainmaster.live.backends import slurm
@@ -67,7 +66,7 @@ class Answers:
 def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmBackend]:
     monkeypatch.setattr(slurm, "POLL_S", 0.02)
     made = SlurmBackend(tmp_path)
-    made.slurm = Answers("launch")  # type: ignore[assignment]
+    made.slurm = Answers(f"{tmp_path}/launch")  # type: ignore[assignment]
     made.open(lambda: None)
     yield made
     made.close()
@@ -86,17 +85,10 @@ def seen(backend: SlurmBackend, job: int) -> Observation:
     return next(one for one in backend.observe() if one.job == job)
 
 
-def until(reached: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + PATIENCE_S
-    while not reached():
-        assert time.monotonic() < until_s
-        time.sleep(0.01)
-
-
 def test_a_submission_that_fails_twice_while_slurmctld_answers_is_refused_in_its_words(backend: SlurmBackend) -> None:
     answers(backend).refuses = lambda asked: True
     start(backend, 1)
-    until(lambda: seen(backend, 1).seen is Seen.REFUSED)
+    wait_until(lambda: seen(backend, 1).seen is Seen.REFUSED)
     assert (seen(backend, 1).message, len(answers(backend).submitted)) == ("sbatch: no", 2)
 
 
@@ -109,11 +101,11 @@ def test_a_submission_is_not_refused_because_slurmctld_went_away_twice(backend: 
     slurmctld.submitting = goes_away
     start(backend, 1)
     for times in (1, 2):
-        until(lambda times=times: not slurmctld.up and len(slurmctld.submitted) == times)  # type: ignore[misc]
+        wait_until(lambda times=times: not slurmctld.up and len(slurmctld.submitted) == times)  # type: ignore[misc]
         looks = slurmctld.looks
-        until(lambda looks=looks: slurmctld.looks > looks + 1)  # type: ignore[misc]
+        wait_until(lambda looks=looks: slurmctld.looks > looks + 1)  # type: ignore[misc]
         slurmctld.up = True
-    until(lambda: bool(slurmctld.rows))
+    wait_until(lambda: bool(slurmctld.rows))
     assert seen(backend, 1).seen is Seen.STARTING and len(slurmctld.submitted) == 3
 
 
@@ -126,12 +118,12 @@ def test_while_slurmctld_is_away_one_submission_hangs_and_not_every_one_that_wai
         for job in (1, 2, 3):
             start(backend, job)
         slurmctld.submitted.clear()
-    until(lambda: len(slurmctld.submitted) == 1)
+    wait_until(lambda: len(slurmctld.submitted) == 1)
     looks = slurmctld.looks
-    until(lambda: slurmctld.looks > looks + 2)
+    wait_until(lambda: slurmctld.looks > looks + 2)
     assert len(slurmctld.submitted) == 1
     slurmctld.up = True
-    until(lambda: len(slurmctld.rows) == 3)
+    wait_until(lambda: len(slurmctld.rows) == 3)
 
 
 def test_what_was_stopped_while_another_was_submitted_is_not_submitted(backend: SlurmBackend) -> None:
@@ -149,7 +141,7 @@ def test_what_was_stopped_while_another_was_submitted_is_not_submitted(backend: 
     backend.stop(2, 1, grace_s=0, reason="cancel")
     goes_on.set()
     looks = slurmctld.looks
-    until(lambda: slurmctld.looks > looks + 1)
+    wait_until(lambda: slurmctld.looks > looks + 1)
     assert len(slurmctld.submitted) == 1
 
 
@@ -168,12 +160,12 @@ def test_a_file_of_nobodys_among_the_attempts_does_not_keep_a_controller_from_st
 def test_an_answer_of_squeue_s_without_jobs_that_are_there_ends_none_of_them(backend: SlurmBackend) -> None:
     slurmctld = answers(backend)
     start(backend, 1)
-    until(lambda: bool(slurmctld.rows))
+    wait_until(lambda: bool(slurmctld.rows))
     slurmctld.ended, slurmctld.shows = "RUNNING", False
     looks = slurmctld.looks
-    until(lambda: slurmctld.looks > looks + 2)
+    wait_until(lambda: slurmctld.looks > looks + 2)
     assert seen(backend, 1).seen is Seen.STARTING
 
     slurmctld.ended = "NODE_FAIL (None)"
-    until(lambda: seen(backend, 1).seen is Seen.LOST)
+    wait_until(lambda: seen(backend, 1).seen is Seen.LOST)
     assert seen(backend, 1).message == "Slurm has it no more: NODE_FAIL (None)"

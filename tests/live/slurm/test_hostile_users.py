@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from live.slurm.liars import answering, liar, site_of, wait_until
+from live.backends.harness import wait_until
+from live.slurm.liars import answering, liar, program, site_of
 from trainmaster.errors import BackendError, InputError
 from trainmaster.live.backends import slurm_users
 from trainmaster.live.backends.base import Observation, Seen
@@ -26,13 +27,6 @@ from trainmaster.live.backends.slurm_user_logs import UserLogs
 from trainmaster.live.backends.slurm_users import Agent, SlurmAsUsers
 
 GREETING = json.dumps(asdict(Word()))
-
-
-def program(tmp_path: Path, script: str) -> list[str]:
-    path = tmp_path / "program.sh"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return [str(path)]
 
 
 @pytest.fixture
@@ -44,6 +38,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def eve(backend: SlurmAsUsers) -> Agent:
     return backend._agents["eve"]
+
+
+def starts(tmp_path: Path) -> int:
+    """Of a program that writes a word into this file at each."""
+    return len((tmp_path / "starts").read_text().split()) if (tmp_path / "starts").exists() else 0
 
 
 def descriptors() -> int:
@@ -82,7 +81,7 @@ def test_a_process_that_does_not_go_is_followed_by_no_other(tmp_path: Path) -> N
     assert (tmp_path / "starts").read_text().split() == ["one"]
     assert {one.seen for one in backend.observe()} == {Seen.UNKNOWN}
     (tmp_path / "go").touch()
-    wait_until(lambda: len((tmp_path / "starts").read_text().split()) > 1)
+    wait_until(lambda: starts(tmp_path) > 1)
     eve(backend).leave()
 
 
@@ -95,12 +94,9 @@ def test_what_a_process_leaves_behind_holds_nothing_of_the_controllers(tmp_path:
     eve(backend).ask(Request(id=1, verb="stop", key=(2, 1), reason="x" * 1_000_000))  # more than its pipe holds
     threads = threading.active_count()
 
-    def starts() -> int:
-        return len((tmp_path / "starts").read_text().split()) if (tmp_path / "starts").exists() else 0
-
-    wait_until(lambda: starts() >= 2)
+    wait_until(lambda: starts(tmp_path) >= 2)
     before = descriptors()
-    wait_until(lambda: starts() >= 8)
+    wait_until(lambda: starts(tmp_path) >= 8)
     assert descriptors() <= before + 6  # of the one that is there
     assert threading.active_count() <= threads + 3
     (tmp_path / "go").touch()
@@ -197,18 +193,15 @@ def test_as_whom_nothing_may_run_is_tried_less_and_less_often_unless_somebody_wa
     backend = site_of(tmp_path, program(tmp_path, f"echo one >> {tmp_path}/starts; echo 'sudo: a password is required' >&2; exit 1"))
     backend._check_account = lambda user: None  # type: ignore[method-assign]
 
-    def starts() -> int:
-        return len((tmp_path / "starts").read_text().split()) if (tmp_path / "starts").exists() else 0
-
     began_s = time.monotonic()
     eve(backend).look_after((2, 1))
-    wait_until(lambda: starts() >= 5)
+    wait_until(lambda: starts(tmp_path) >= 5)
     assert time.monotonic() - began_s >= 0.01 * (4 + 8 + 16)  # after the second, the third and the fourth
-    before = starts()
+    before = starts(tmp_path)
     for _ in range(9):  # the last of these alone would be waited for longer than a test may take
         with pytest.raises(BackendError, match="nothing runs as eve"):
             backend.ask("eve", 30.0, verb="drop", names=())
-    assert starts() >= before + 8  # the process that was just there may have answered the first
+    assert starts(tmp_path) >= before + 8  # the process that was just there may have answered the first
     eve(backend).leave()
 
 

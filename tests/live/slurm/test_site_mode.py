@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from live.backends.harness import PATIENCE_S, Harness
+from live.backends.harness import PATIENCE_S, Harness, wait_until
 from live.slurm.accounts import Site
-from live.slurm.liars import answering, liar, site_of, wait_until
+from live.slurm.liars import answering, liar, site_of
 from trainmaster.errors import BackendError, InputError, NotFound, TrainmasterError
 from trainmaster.live.backends import slurm_users
 from trainmaster.live.backends.base import Attempt, NodeShare, Observation, Seen

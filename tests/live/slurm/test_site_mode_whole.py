@@ -13,14 +13,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
 
-from live.backends.harness import PATIENCE_S
+from live.backends.harness import PATIENCE_S, wait_until
 from live.slurm.accounts import Site
 from trainmaster.engine.late import compile_all
 from trainmaster.live.client import Client
@@ -122,13 +121,6 @@ def whole(request: pytest.FixtureRequest, site: Site, monkeypatch: pytest.Monkey
         made.end()
         homes = [site.folder / user for user in (site.ada, site.eve)]
         subprocess.run(["rm", "-rf", made.state, *(home / name for home in homes for name in (".trainmaster", "work"))], check=True)
-
-
-def wait_until(reached: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
-    until_s = time.monotonic() + patience_s
-    while not reached():
-        assert time.monotonic() < until_s
-        time.sleep(0.05)
 
 
 def processes_of(*users: str) -> str:

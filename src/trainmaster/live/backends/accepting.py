@@ -98,11 +98,6 @@ class Accepting(Generic[L]):
     def _mark(self, key: Key) -> str:
         return f"{self.state}/{files.LIVE}/{key[0]}.{key[1]}"
 
-    def _accepted(self) -> list[Key]:
-        """By a controller before this one; of some perhaps no more than the mark was made."""
-        names = (name.partition(".") for name in os.listdir(f"{self.state}/{files.LIVE}"))
-        return [(int(job), int(attempt)) for job, _, attempt in names if job.isdecimal() and attempt.isdecimal()]  # NFS leaves .nfs...
-
     def _check_number(self, attempt: Attempt) -> None:
         """InputError: it has been here, or a newer one has, or an older one still runs."""
         earlier = files.attempts(self.state, attempt.job)

@@ -111,7 +111,7 @@ class LocalBackend(Accepting[_Live]):
         self._poll.register(self._fifo, select.EPOLLIN)
         self._supervisors: dict[int, _Live] = {}  # by pidfd
         self._forks = ForkServer(self.state)
-        for key in self._accepted():
+        for key in files.accepted(self.state):  # by a controller before this one; of some perhaps no more than the mark was made
             self._find(key)
         self._thread = threading.Thread(target=self._listen, name="local backend", daemon=True)
         self._thread.start()

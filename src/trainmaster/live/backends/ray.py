@@ -105,7 +105,7 @@ class RayBackend(Accepting[_Live]):
             name: _node(about, up=False, reason="Ray has not been reached yet")
             for name, about in (files.read_json(f"{self.state}/ray-nodes.json") or {}).items()
         }
-        for key in self._accepted():
+        for key in files.accepted(self.state):  # by a controller before this one; of some perhaps no more than the mark was made
             self._find(key)
         self._heard_s = time.monotonic()
         self._thread = threading.Thread(target=self._listen, name="ray backend", daemon=True)

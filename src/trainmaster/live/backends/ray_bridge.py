@@ -185,10 +185,8 @@ class Bridge:
         loop.set_default_executor(ThreadPoolExecutor(64))
         threading.Thread(target=self._listen, args=(loop,), daemon=True).start()
         await self._refresh()
-        for name in os.listdir(f"{self.state}/{files.LIVE}"):
-            job, _, attempt = name.partition(".")
-            if job.isdecimal() and attempt.isdecimal():
-                self.take((int(job), int(attempt)))
+        for key in files.accepted(self.state):
+            self.take(key)
         swept = await self._sweep()
         while True:
             await asyncio.sleep(REFRESH_S)

@@ -100,7 +100,7 @@ class SlurmBackend(Accepting[Launched]):
             self._fifo = files.make_fifo(f"{self.state}/{files.WAKE}")
         except OSError as error:
             raise BackendError(f"{self.state}: the Slurm backend cannot keep its state there: {error}") from None
-        for key in self._accepted():
+        for key in files.accepted(self.state):  # by a controller before this one; of some perhaps no more than the mark was made
             self._find(key)
         try:
             self._look_at_nodes()

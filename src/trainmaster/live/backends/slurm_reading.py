@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from trainmaster.cluster.wording import printable
 from trainmaster.errors import BackendError, InputError
 from trainmaster.live.backends.slurm_calling import PrintedTooMuch, pour
 from trainmaster.live.backends.slurm_commands import KEPT
@@ -73,7 +74,7 @@ class Site:
         private = tuple(word for word in told.get("PrivateData", "none").lower().split(",") if word not in ("none", "(null)", ""))
         age = re.match(r"[0-9]{1,9}", told.get("MinJobAge", ""))
         return cls(
-            cluster=_printable(told["ClusterName"])[:80], version=_printable(told.get("SLURM_VERSION", "?"))[:40], private=private,
+            cluster=printable(told["ClusterName"])[:80], version=printable(told.get("SLURM_VERSION", "?"))[:40], private=private,
             accounting=told.get("AccountingStorageType", "").endswith("slurmdbd"),
             accounts_gpus="gres/gpu" in told.get("AccountingStorageTRES", "").split(","), job_age_s=float(age[0]) if age else 300.0,
             order={name: value for name, value in told.items() if ORDER.fullmatch(name) and value not in NO_VALUE and value.isprintable()},
@@ -116,7 +117,7 @@ class Reading:
         except subprocess.TimeoutExpired:
             raise TookTooLong(f"{what}: no end within {within_s:g} s; is Slurm up (scontrol ping), is the question too large?") from None
         if status:
-            raise BackendError(f"{what}: {_printable(said)}")
+            raise BackendError(f"{what}: {printable(said)}")
 
 
 def slurm_conf(site: Site, partitions: str) -> str:
@@ -142,7 +143,3 @@ def since_s(text: str, now_s: float) -> float:
     if not 0 <= found_s < now_s:
         raise InputError(f"--since: {text!r} is not in the past; e.g. 30d, 2026-11-01, now-7days")
     return found_s
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -115,7 +115,6 @@ class Access:
         ahead = tuple(other if other.get("user") == mine else {**other, "id": None, "user": None} for other in answer.ahead)
         return replace(answer, ahead=ahead)
 
-
     def whatif(self, scenarios: Sequence[Scenario]) -> dict[str, Any]:
         """Of what each tenant gets, who may see no others' jobs is told the own share, and those of queues."""
         answer = self.control.whatif(scenarios)

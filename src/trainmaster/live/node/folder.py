@@ -51,6 +51,12 @@ def attempts(state: str, job: int) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def accepted(state: str) -> list[tuple[int, int]]:
+    """The attempts that some controller has accepted and none has forgotten. What else lies there (NFS leaves .nfs...) is nobody's."""
+    names = (name.partition(".") for name in os.listdir(f"{state}/{LIVE}"))
+    return [(int(job), int(attempt)) for job, _, attempt in names if job.isdecimal() and attempt.isdecimal()]
+
+
 def logs(plan: Mapping[str, Any]) -> list[str]:
     """Names of what its processes write, without the ending."""
     return sorted({name for one in (*plan["setups"], *plan["ranks"]) for name in (one["log"], f"{one['log']}.err")})
