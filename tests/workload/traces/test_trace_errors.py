@@ -360,6 +360,16 @@ def test_a_sample_with_random_bytes_in_it_is_read_or_refused(format, edits, tmp_
         assert len(trace.jobs) > 0
 
 
+def test_parquet_whose_decoding_ends_the_process_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    pl.read_csv(SAMPLES["trainmaster"]).write_parquet(buffer)
+    data = buffer.getvalue()
+    page = data.index(bytes.fromhex("2c1528"))  # the header of a data page, which holds 20 values
+    (tmp_path / "log").write_bytes(data[: page + 2] + b"\x57" + data[page + 3 :])  # -44 values
+
+    assert "is not a Parquet file that can be read" in refused(tmp_path / "log", "trainmaster")
+
+
 @ANY_FILE
 @given(cut=st.integers(1, 2000), flip=st.integers(0, 2000), value=st.integers(0, 255))
 def test_damaged_parquet_is_read_or_refused(cut, flip, value, tmp_path):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # Polars takes a third of a second to import: only reading a 
 
 ENTRY_POINTS = "trainmaster.traces"
 PACKAGE = __name__.rpartition(".")[0]
-NOT_READERS = {"catalog", "columns", "source", "trace"}
+NOT_READERS = {"catalog", "columns", "parquet", "source", "trace"}
 AUTO = "auto"
 
 Reader = Any  # a module, or anything with sniff(head) and read(source)

@@ -225,3 +225,8 @@ def _filled(values: pl.Series) -> Floats:
 
 def _rows(value: Any, kept: NDArray[np.int64]) -> Any:
     return value.take(kept) if isinstance(value, Labels) else value[kept] if isinstance(value, np.ndarray) else value
+
+
+def first_line_of(error: BaseException) -> str:
+    """Of what a library says, for a message of one line."""
+    return json.dumps(str(error).split("\n")[0][:120])[1:-1]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import re
 import zlib
 from collections.abc import Collection, Iterator, Sequence
@@ -23,7 +22,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from trainmaster.errors import TraceError
-from trainmaster.workload.traces.columns import Columns, quoted
+from trainmaster.workload.traces import parquet
+from trainmaster.workload.traces.columns import Columns, first_line_of, quoted
 
 HEAD_BYTES = 1 << 16
 CHUNK_BYTES = 1 << 24
@@ -129,7 +129,7 @@ class Source:
             frame = pl.read_csv(data, separator=separator, infer_schema=False, quote_char='"' if quotes else None)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             self._records(data, separator, quotes, first_line, len(names))
-            raise self.error(f"is not well-formed CSV ({_first_line(error)})") from None
+            raise self.error(f"is not well-formed CSV ({first_line_of(error)})") from None
         frame.columns = list(names)
         lines = np.arange(first_line, first_line + frame.height)
 
@@ -151,12 +151,9 @@ class Source:
 
     def parquet(self, required: Collection[str]) -> Columns:
         try:
-            rows = pl.scan_parquet(io.BytesIO(self.data)).select(pl.len()).collect().item()
-            if rows > MAX_PARQUET_ROWS:
-                raise self.error(f"has {rows:,} rows, more than {MAX_PARQUET_ROWS:,}")
-            frame = pl.read_parquet(io.BytesIO(self.data))
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-            raise self.error(f"is not a Parquet file that can be read ({_first_line(error)})") from None
+            frame = parquet.read(self.data, MAX_PARQUET_ROWS)
+        except parquet.Refused as refusal:
+            raise self.error(str(refusal)) from None
         self._check_header(frame.columns, required)
         if not frame.height:
             raise self.error("has no jobs")
@@ -207,7 +204,3 @@ def _header(line: str, separator: str) -> list[str]:
         return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
     except csv.Error:
         return []
-
-
-def _first_line(error: BaseException) -> str:
-    return json.dumps(str(error).split("\n")[0][:120])[1:-1]
