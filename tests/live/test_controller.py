@@ -367,6 +367,21 @@ def test_a_drained_node_keeps_its_job_and_takes_no_other(site):
     assert s.state(third) is State.SUCCEEDED
 
 
+@pytest.mark.parametrize("first_on_the_drained", [True, False])
+def test_nobody_is_stopped_on_a_drained_node_for_a_job_that_may_not_come_there(site, first_on_the_drained):
+    s = site(4, 4, policy="las")
+    (first,) = s.submit(spec(1000, 4, preemptible=True))
+    s.until(5)
+    (second,) = s.submit(spec(1000, 4, preemptible=True))
+    s.until(10)
+    drained, other = (first, second) if first_on_the_drained else (second, first)
+    s.do(s.plane.drain(s.plane.job(drained).nodes[0], "a fan is loud", "root"))
+    (third,) = s.submit(spec(1000, 4, preemptible=True))
+    s.until(30)
+    assert s.machine.running() == {drained, third}
+    assert s.state(other) is State.PENDING
+
+
 def test_an_update_changes_the_order(site):
     s = site(1)
     _, _, third = s.submit(spec(10), spec(10), spec(10))

@@ -260,12 +260,12 @@ def move_free(S, node, milli):
 
 @kernel
 def count_pool(S, node, milli):
-    """Change what a pool has free by what one of its nodes has; a node that is closed counts for what is held there alone."""
+    """Change what a pool has free by what one of its nodes has; of one that is closed, what is held there."""
     n = S.nodes[node]
     if n.up:
         S.pools[n.pool].free_milli += milli
     else:
-        S.pools[n.pool].total_milli -= milli
+        S.closed_milli -= milli
 
 
 @kernel
@@ -881,8 +881,8 @@ def count_in(S, row):
 
 @kernel
 def count_held(S, row):
-    """Count a holding job where it is; false if its GPUs are already promised to others."""
-    if len(S.pools) == 1:
+    """Count a holding job where it is; false if its GPUs are already promised to others. On a closed node they are promised to nobody."""
+    if len(S.pools) == 1 and S.closed_milli == 0:
         fits = S.cap[0] >= S.jobs[row].held_milli
         if fits:
             S.cap[0] -= S.jobs[row].held_milli
@@ -890,12 +890,13 @@ def count_held(S, row):
     a = S.jobs[row].allocation
     fits = True
     for p in range(S.allocations[a].first_part, S.allocations[a + 1].first_part):
-        pool = S.nodes[S.parts[p].node].pool
-        S.cap[pool] -= S.parts[p].milli
-        fits &= S.cap[pool] >= 0
+        n = S.nodes[S.parts[p].node]
+        S.cap[n.pool] -= S.parts[p].milli if n.up else 0
+        fits &= S.cap[n.pool] >= 0
     if not fits:
         for p in range(S.allocations[a].first_part, S.allocations[a + 1].first_part):
-            S.cap[S.nodes[S.parts[p].node].pool] += S.parts[p].milli
+            n = S.nodes[S.parts[p].node]
+            S.cap[n.pool] += S.parts[p].milli if n.up else 0
     return fits
 
 
@@ -1051,7 +1052,7 @@ def exclude(S, row):
 
 @kernel
 def begin_walk(S, empty):
-    """Capacity to give out: all that is up (`empty`: as if nothing ran), or what is free."""
+    """Capacity to give out: all of the open nodes (`empty`: as if nothing ran), or what is free."""
     for p in range(len(S.pools)):
         if S.n_ahead > 0:
             S.cap[p] = S.beside[p]
@@ -1334,7 +1335,7 @@ def decide(S, key, wakeup, pick, params, shared, per_job):
     """One decision of a list policy with a compiled key."""
     c = S
     n = 0
-    all_fit = c.simple and not c.stateful and c.active_milli <= S.pools[0].total_milli
+    all_fit = c.simple and not c.stateful and c.active_milli - c.closed_milli <= S.pools[0].total_milli
     with_held = (c.preemptive or c.quotas) and not all_fit
     if with_held:
         compact_running(S)
@@ -1789,9 +1790,10 @@ def set_node(clock, node, up):
     n.up = 1 if up else 0
     if up:
         count_node(S, node, ONE)
-    sign = 1 if up else -1
-    S.pools[n.pool].total_milli += sign * free
+    sign, all_milli = 1 if up else -1, n.gpus * np.int64(1000)
+    S.pools[n.pool].total_milli += sign * all_milli
     S.pools[n.pool].free_milli += sign * free
+    S.closed_milli -= sign * (all_milli - free)
     stir(S)
 
 

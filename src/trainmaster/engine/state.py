@@ -88,7 +88,7 @@ NODE = np.dtype(
     align=True,
 )
 
-POOL = np.dtype([("total_milli", "i8"), ("free_milli", "i8"), ("type", "i4")], align=True)
+POOL = np.dtype([("total_milli", "i8"), ("free_milli", "i8"), ("type", "i4")], align=True)  # of its open nodes
 
 CLASS = np.dtype(
     [
@@ -212,6 +212,7 @@ CLOCK = np.dtype(
         ("most_preemptions", "i8"),  # a job stopped so often is stopped no more; 0 = no bound
         ("min_run_s", "f8"),  # nor is one that has held its GPUs for less
         ("active_milli", "i8"),
+        ("closed_milli", "i8"),  # held on nodes that take nobody new: nothing that a stopped job would leave to others
         ("walks", "i8"),
         ("n_ahead", "i8"),  # the first of `walk` so many rank before all who wait: they stay, in any order
         ("n_chosen", "i8"),
