@@ -1,4 +1,4 @@
-"""Policies by their words, for a live cluster: an oracle is refused, as nobody here knows when a job will end."""
+"""Policies by their words, for a live cluster: one that needs what nobody here knows, such as when a job will end, is refused."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from trainmaster.errors import ParamError
 from trainmaster.policies.base import EngineRules, Policy
 from trainmaster.policies.registry import Readers, find_policy, make_policy
 
+NOT_LIVE = {
+    "goodput": "how fast its jobs learn by GPUs and batch size",
+    "losses": "the losses of its jobs' steps",
+    "work": "how much work a job has left",
+}
 ESTIMATES = ("user", "predicted", "limit")  # columns of live/table.py
 
 
@@ -29,6 +34,9 @@ def chosen(name: str, settings: Sequence[str], readers: Readers | None = None) -
         values[left.removeprefix(f"{name}.")] = value
     cls = find_policy(name)
     policy, preset = make_policy(cls, values, name, readers)
+    for need in policy.needs:
+        if need in NOT_LIVE:
+            raise ParamError(f"--policy {name}: it plans by {NOT_LIVE[need]}, which no live cluster knows")
     if policy.cheats():
         if not any(field.name == "estimate" for field in fields(cls.params_type)):
             raise ParamError(f"--policy {name}: it needs the true run times, which no live cluster knows")

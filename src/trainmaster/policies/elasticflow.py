@@ -65,7 +65,7 @@ class Params:
         check(self.spare in ("cheapest", "dearest"), f"spare: {self.spare!r} is not cheapest or dearest")
 
 
-@policy(name="elasticflow", paper="Gu et al., ASPLOS 2023", needs=("profile",), params=Params, bibtex=BIBTEX,
+@policy(name="elasticflow", paper="Gu et al., ASPLOS 2023", needs=("profile", "work"), params=Params, bibtex=BIBTEX,
         presets={"artifact": Preset(params=QUIRKS, rules=EngineRules(due_grid_s=1.0), source=ARTIFACT)})
 class ElasticFlow(Policy[Params]):
     round_s = 60.0

@@ -65,7 +65,7 @@ PRESETS = {
 }
 
 
-@policy(name="optimus", paper="Peng et al., EuroSys 2018", needs=("oracle", "profile"), params=Params, presets=PRESETS)
+@policy(name="optimus", paper="Peng et al., EuroSys 2018", needs=("oracle", "profile", "losses"), params=Params, presets=PRESETS)
 class Optimus(Policy[Params]):
     own_estimates = ("fitted",)
 

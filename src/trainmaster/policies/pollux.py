@@ -67,7 +67,7 @@ PRESETS = {
 }
 
 
-@policy(name="pollux", paper="Qiao et al., OSDI 2021", needs=("profile",), params=Params, presets=PRESETS)
+@policy(name="pollux", paper="Qiao et al., OSDI 2021", needs=("profile", "goodput"), params=Params, presets=PRESETS)
 class Pollux(Policy[Params]):
     round_s = 60.0
 

@@ -61,7 +61,7 @@ class Configuration:
     gpus: int
 
 
-@policy(name="sia", paper="Jayaram Subramanya et al., SOSP 2023", needs=("profile",), params=Params,
+@policy(name="sia", paper="Jayaram Subramanya et al., SOSP 2023", needs=("profile", "goodput"), params=Params,
         presets={"artifact": Preset(params={"profile_first": False}, rules=sia_artifact.RULES, source=sia_artifact.SOURCE)})
 class Sia(Policy[Params]):
     round_s = 60.0
