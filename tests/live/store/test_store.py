@@ -208,18 +208,11 @@ def test_a_request_is_known_again_where_it_is_not_told_how_many_rows_were_insert
         assert tx.remember_key("ada", "k", [9, 10]) == [7, 8]
 
 
-def test_a_request_is_remembered_by_actor_and_key_until_it_is_forgotten(store: Store, clock: Clock):
+def test_a_request_is_remembered_by_actor_and_key(store: Store):
     with store.begin() as tx:
         tx.remember_key("ada", "k", [7, 8, 9, 4])
     assert store.ids_of_key("ada", "k") == [7, 8, 9, 4]
     assert store.ids_of_key("bob", "k") is None
-
-    with store.begin() as tx:
-        tx.forget_keys(before_s=clock.now_s)
-    assert store.ids_of_key("ada", "k") is not None
-    with store.begin() as tx:
-        tx.forget_keys(before_s=clock.now_s + 1)
-    assert store.ids_of_key("ada", "k") is None
 
 
 def test_what_was_said_about_a_node_last_holds(store: Store):

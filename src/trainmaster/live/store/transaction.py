@@ -145,10 +145,6 @@ class Transaction:
         assert known is not None
         return known
 
-    def forget_keys(self, before_s: float) -> None:
-        """Requests older than that may be repeated as new ones."""
-        self._execute(FORGET_KEYS, {"before": before_s})
-
     def set_node(self, name: str, drained: bool, reason: str, actor: str | None) -> None:
         row = {"name": name, "drained": drained, "reason": reason, "actor": actor, "at_s": self._now_s}
         self._upsert(tables.nodes, ("name",), row)
@@ -240,7 +236,6 @@ NEW_KEY = {  # by dialect
 }
 INSERTS = {table: insert(table) for table in tables.metadata.sorted_tables}
 FORGET_DECISIONS = delete(tables.decisions).where(tables.decisions.c.id <= bindparam("oldest"))
-FORGET_KEYS = delete(tables.request_keys).where(tables.request_keys.c.at_s < bindparam("before"))
 REVOKE = (
     update(tables.tokens)
     .where(tables.tokens.c.id == bindparam("token"), tables.tokens.c.revoked_s.is_(None))
