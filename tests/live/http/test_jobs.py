@@ -135,8 +135,9 @@ def test_a_controller_that_does_not_answer_in_time_is_said_so_and_the_change_is_
     never.set_result([1])  # as the controller does later: nothing is broken by it
 
 
-def test_few_whatifs_run_at_a_time(tmp_path, monkeypatch):
-    served = Served(tmp_path, Settings(max_whatifs=1))
+@pytest.mark.parametrize(("most", "another"), [(1, 503), (2, 200)])
+def test_few_whatifs_run_at_a_time_and_nobody_takes_all_of_them(tmp_path, monkeypatch, most, another):
+    served = Served(tmp_path, Settings(max_whatifs=most))
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(scenarios):
@@ -146,16 +147,20 @@ def test_few_whatifs_run_at_a_time(tmp_path, monkeypatch):
 
     monkeypatch.setattr(served.control, "whatif", slow)
     ask = {"scenarios": [{"label": "now"}]}
-    statuses = []
+    statuses, others = [], []
     with served.as_("ana") as ana:
         first = threading.Thread(target=lambda: statuses.append(ana.post(f"{API}/whatif", json=ask).status_code))
         first.start()
         begun.wait(10)
         assert ana.post(f"{API}/whatif", json=ask).status_code == 503
+        second = threading.Thread(target=lambda: others.append(served.as_("bob").post(f"{API}/whatif", json=ask).status_code))
+        second.start()
+        second.join(1)
         go_on.set()
         first.join()
+        second.join()
         assert ana.post(f"{API}/whatif", json=ask).status_code == 200
-    assert statuses == [200]
+    assert (statuses, others) == ([200], [another])
 
 
 def test_a_whatif_about_anothers_job_is_refused(served):

@@ -182,7 +182,7 @@ def test_followers_are_bounded_and_end_when_the_server_stops(tmp_path):
     got = []
     first = threading.Thread(target=lambda: got.append(logs(served, "follow=true").status_code))
     first.start()
-    while not served.service.streams:
+    while not served.service.streams.total():
         time.sleep(0.01)
 
     refused = logs(served, "follow=true")
@@ -190,7 +190,7 @@ def test_followers_are_bounded_and_end_when_the_server_stops(tmp_path):
     first.join(10)
 
     assert (refused.status_code, got) == (503, [200])
-    assert served.service.streams == 0
+    assert served.service.streams.total() == 0
 
 
 def test_hostile_bytes_in_a_log_are_text_to_a_browser(running):

@@ -122,14 +122,14 @@ def test_a_follower_who_leaves_is_noticed_though_the_job_is_silent(up, client):
     served.control.log(1, b"one\n")
     chunks = client.logs(1, follow=True)
     next(chunks)
-    assert served.service.streams == 1
+    assert served.service.streams.total() == 1
 
     chunks.close()
 
     end = time.monotonic() + 10
-    while served.service.streams and time.monotonic() < end:
+    while served.service.streams.total() and time.monotonic() < end:
         time.sleep(0.02)
-    assert served.service.streams == 0
+    assert served.service.streams.total() == 0
 
 
 def test_a_connection_that_the_server_has_closed_is_made_anew_and_a_submission_is_sent_once(up, client):

@@ -183,6 +183,18 @@ def test_a_token_is_shown_once_stored_as_a_hash_and_dies_when_it_is_revoked(serv
     assert eve.get(f"{API}/whoami").status_code == 401
 
 
+def test_a_token_revokes_those_of_its_user_that_may_no_more_than_itself(served):
+    admin = served.as_("admin")
+    token = {role: admin.post(f"{API}/tokens", json={"user": "eve", "role": role}).json() for role in ("viewer", "user", "operator")}
+
+    def revoked_by(role: str, other: str) -> int:
+        headers = {"authorization": f"Bearer {token[role]['token']}"}
+        return served.as_(None).delete(f"{API}/tokens/{token[other]['id']}", headers=headers).status_code
+
+    assert revoked_by("viewer", "user") == revoked_by("viewer", "operator") == revoked_by("user", "operator") == 403
+    assert [revoked_by("operator", "user"), revoked_by("viewer", "viewer"), revoked_by("operator", "operator")] == [204] * 3
+
+
 def test_a_token_ends_when_it_was_said_to(served):
     until = served.now_s + 60
     token = served.as_("admin").post(f"{API}/tokens", json={"user": "eve", "expires_s": until}).json()["token"]

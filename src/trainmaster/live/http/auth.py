@@ -47,6 +47,12 @@ class Role(enum.Enum):
     def administers(self) -> bool:
         return self is Role.ADMIN
 
+    def may_all_of(self, other: Role) -> bool:
+        return LADDER.index(self) >= LADDER.index(other)
+
+
+LADDER = tuple(Role)
+
 
 class TokenRow(Protocol):
     """A token as the store has it. Times are Unix seconds."""

@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from trainmaster.errors import InputError, TrainmasterError
+from trainmaster.errors import InputError
 from trainmaster.live.http.access import Access, Caller
 from trainmaster.live.http.logs import follow, once, open_log
 from trainmaster.live.http.routes.jobs import JobId
 from trainmaster.live.http.schemas import LARGEST_ID, LogFiles
-from trainmaster.live.http.service import service_of
+from trainmaster.live.http.service import check_place, service_of
 from trainmaster.live.http.strict_json import StrictRoute
 from trainmaster.live.logs import Log
 
@@ -71,7 +71,7 @@ async def log_answer(
         if log is not None:
             log.close()
         only = attempt is not None
-        chunks = _counted(request, follow(control, job, first, rank, offset, service_of(request).stopping, only=only))
+        chunks = _counted(request, caller.who.user, follow(control, job, first, rank, offset, service_of(request).stopping, only=only))
     headers = {"log-attempt": str(first), "log-offset": str(offset)}
     return StreamingResponse(chunks, media_type="text/plain; charset=utf-8", headers=headers)
 
@@ -80,18 +80,17 @@ async def _begin(offset: int, tail: int | None, log: Log | None) -> int:
     return offset if tail is None else 0 if log is None else await log.tail_offset(tail)
 
 
-def _counted(request: Request, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+def _counted(request: Request, user: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """At most so many streams at a time; refused before the first byte. A stream whose client left before that never counts."""
     service = service_of(request)
-    if service.streams >= service.settings.max_streams:
-        raise TrainmasterError(f"{service.streams} logs are being followed; try again when one has ended")
+    check_place(service.streams, service.settings.max_streams, user, "logs are being followed")
 
     async def counted() -> AsyncIterator[bytes]:
-        service.streams += 1
+        service.streams[user] += 1
         try:
             async for chunk in chunks:
                 yield chunk
         finally:
-            service.streams -= 1
+            service.streams[user] -= 1
 
     return counted()

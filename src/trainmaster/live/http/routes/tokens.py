@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 
-from trainmaster.errors import NotFound
+from trainmaster.errors import Forbidden, NotFound
 from trainmaster.live.http.access import ADMIN, Caller
 from trainmaster.live.http.auth import Authenticator, Role, TokenRow
 from trainmaster.live.http.schemas import LARGEST_ID, Issued, LoginCode, NewToken, Person, Token, Tokens
@@ -41,9 +41,12 @@ def issue(new: NewToken, request: Request, caller: Caller) -> Issued:
 
 @router.delete("/tokens/{id}", status_code=204)
 def revoke(id: Annotated[int, Path(ge=1, le=LARGEST_ID)], request: Request, caller: Caller) -> None:
-    """It works no longer from now on."""
-    if id not in {row.id for row in _visible(request, caller) if row.revoked_s is None}:
+    """It works no longer from now on. One's own, unless it may more than the one that asks: an admin's is not ended by a viewer's."""
+    of = {row.id: Role(row.role) for row in _visible(request, caller) if row.revoked_s is None}
+    if id not in of:
         raise NotFound(f"no token {id}")
+    if not caller.who.role.may_all_of(of[id]):
+        raise Forbidden(f"token {id} is {of[id].value}'s: a {caller.who.role.value}'s may not revoke it")
     service_of(request).auth.revoke(id)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from trainmaster.errors import TrainmasterError
 from trainmaster.live.http.access import Caller
 from trainmaster.live.http.schemas import WhatIf, WhatIfAnswer
-from trainmaster.live.http.service import service_of
+from trainmaster.live.http.service import check_place, service_of
 from trainmaster.live.http.strict_json import StrictRoute
 
 router = APIRouter(tags=["whatif"], route_class=StrictRoute)
@@ -21,11 +20,11 @@ async def whatif(what: WhatIf, request: Request, caller: Caller) -> WhatIfAnswer
         if column.job is not None:
             await run_in_threadpool(caller.job, column.job)
     service = service_of(request)
-    if service.whatifs >= service.settings.max_whatifs:
-        raise TrainmasterError(f"{service.whatifs} what-ifs are being simulated; try again in a moment")
-    service.whatifs += 1
+    user = caller.who.user
+    check_place(service.whatifs, service.settings.max_whatifs, user, "what-ifs are being simulated")
+    service.whatifs[user] += 1
     try:
         told = await run_in_threadpool(caller.whatif, [column.scenario() for column in what.scenarios])
     finally:
-        service.whatifs -= 1
+        service.whatifs[user] -= 1
     return WhatIfAnswer(**told)
