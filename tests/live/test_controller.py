@@ -311,6 +311,14 @@ def test_a_refused_start_backs_off_and_the_node_is_avoided(site):
     assert [record.nodes for record in s.plane.attempts(job)] == [("n0",), ("n1",)]
 
 
+def test_a_gang_finds_out_which_of_its_nodes_cannot_start_it(site):
+    s = site(1, 1, 1, refuse=lambda attempt: any(share.node == "n1" for share in attempt.shares), rules=replace(RULES, backoff_s=1.0))
+    (job,) = s.submit(spec(5, 2, nodes=2))
+    s.until(60)
+    assert s.state(job) is State.SUCCEEDED
+    assert [record.nodes for record in s.plane.attempts(job)] == [("n0", "n1"), ("n1", "n2"), ("n0", "n2")]
+
+
 def test_a_start_that_fails_every_time_holds_the_job_for_a_person(site):
     s = site(1, refuse=lambda attempt: True, rules=Rules(poll_s=0.0, backoff_s=1.0, most_start_failures=3))
     (job,) = s.submit(spec(5))

@@ -422,7 +422,7 @@ class Controller:
         job.seen, job.named_s = seen, changes.now_s
         if seen.seen in (Seen.RUNNING, Seen.DRAINING) and attempt.start_s is None and seen.started_s is not None:
             changes.attempt(attempt, start_s=seen.started_s, state=seen.seen.value)
-            job.start_failures, job.avoid = 0, None
+            job.start_failures, job.failed_on, job.avoid = 0, [], None
             if attempt.asked_s is None:
                 changes.state(job, State.RUNNING, "running")
                 engine.started(job.id)
@@ -487,7 +487,9 @@ class Controller:
             job.start_failures += 1
             backoff_s = min(self.rules.backoff_s * 2.0 ** (job.start_failures - 1), self.rules.most_backoff_s)
             job.retry_at_s = changes.now_s + backoff_s
-            failed = attempt.shares[0].node
+            nodes = [share.node for share in attempt.shares]
+            job.failed_on += nodes
+            failed = max(nodes, key=job.failed_on.count)  # which of a gang's it was nobody says
             types = job.needs.gpu_types
             others = [node for node in self.nodes if node.up and node.name != failed and (not types or node.node.type in ("", *types))]
             if others:  # on the only one it has to be tried again

@@ -62,7 +62,8 @@ class LiveJob:
     named_s: float = -math.inf  # when that was
     retry_at_s: float = 0.0  # not offered before
     start_failures: int = 0  # in a row
-    avoid: str | None = None  # the node where the last of them was
+    failed_on: list[str] = field(default_factory=list)  # the nodes of each of them
+    avoid: str | None = None  # the one among those of the last that was there most often
     warned: bool = False  # of its limit, or of a stop that nobody acknowledges
     overuse: float = 0.0  # in [0, 1): taken off its priority while its user has had more than a fair share
     place: int | None = None  # in the order of waiting jobs at the last decision

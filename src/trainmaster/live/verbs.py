@@ -126,7 +126,7 @@ def release(controller: Controller, changes: Changes, ids: Sequence[int], actor:
     for job in allowed(existing(controller, ids), lambda job: None if job.row.held else "is not held"):
         changes.job(job, held=False, reason="")
         changes.event("release", job, actor=actor)
-        job.start_failures, job.retry_at_s = 0, 0.0
+        job.start_failures, job.failed_on, job.retry_at_s = 0, [], 0.0
         controller.recheck = True
 
 
