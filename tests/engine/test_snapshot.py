@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from engine.workloads import cases, of_many_kinds, of_many_nodes, of_queues, restless, with_quotas
 from schedules import job, policy, prepare
 from trainmaster.engine import kernels
+from trainmaster.engine.handover import Parts
 from trainmaster.engine.loop import Simulation
-from trainmaster.engine.snapshot import resume, take
+from trainmaster.engine.snapshot import resume, slots_here, take
 
 
 def run_until(simulation: Simulation, until_s: float) -> None:
@@ -97,3 +98,13 @@ def test_a_snapshot_shares_nothing_with_its_engine():
     before = snapshot.state.tobytes(), {name: value.tobytes() for name, value in snapshot.memory.items()}
     run_until(simulation, np.inf)
     assert (snapshot.state.tobytes(), {name: value.tobytes() for name, value in snapshot.memory.items()}) == before
+
+
+def shared(slot: int) -> Parts:
+    one = np.array([1], np.int64)
+    return Parts(np.array([0], np.int32), one * 750, np.array([slot], np.int32), one * 0, one * 0)
+
+
+def test_on_a_smaller_node_the_ledger_gets_gpus_of_its_own_before_those_that_drain():
+    engine = prepare([job("a", 0, 1, 10)], "1x2", policy("fifo"))
+    assert slots_here(engine, [shared(2), shared(3)], [shared(0), shared(1)]) == {(0, 2): 0, (0, 3): 1, (0, 0): 0, (0, 1): 1}

@@ -189,6 +189,24 @@ def test_others_that_take_gpus_beside_shared_ones_leave_those_their_own(site):
     assert [s.state(job) for job in jobs] == [State.SUCCEEDED] * 3
 
 
+def test_what_is_given_after_others_took_gpus_and_before_the_engine_knows_is_held(site):
+    """A turn has seen the others and could not decide yet; in the next a quantum of `las` has ended, on the node as it was."""
+    s = site(4, policy="las", rules=replace(RULES, min_run_s=20.0), stop_delay_s=2)
+    s.submit(spec(1_000, 2, preemptible=True))
+    s.until(1)
+    (larger,) = s.submit(spec(1_000, 4, preemptible=True))
+    s.until(199)
+    s.machine.nodes = [replace(s.machine.nodes[0], others_gpus=2.0)]
+    s.controller.quiet_until = float("inf")
+    s.clock.now_s += 0.5
+    s.controller.turn()
+    assert s.controller.stale and s.state(larger) is State.PENDING
+    s.until(201)
+    assert s.controller.scheduling.engine.cluster.nodes[0].gpus == 4
+    s.until(210)
+    assert s.state(larger) is State.RUNNING  # the node had room for it when it was told to start
+
+
 def test_a_node_where_a_start_failed_is_not_avoided_by_a_job_that_has_no_other_of_its_type(site):
     s = site(1, 1, type=("a100", "h100"), refuse=lambda attempt: attempt.attempt == 1, rules=replace(RULES, backoff_s=5.0))
     (job,) = s.submit(spec(5, gpu_types=("a100",)))

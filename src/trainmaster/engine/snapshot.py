@@ -89,7 +89,7 @@ def resume(engine: Engine, snapshot: Snapshot, *, memory: bool = True) -> None:
         S.jobs[name][rows] = state[name]
     held = [seq for seq in snapshot.running if seq in known]
     draining = {seq: drain.parts for seq, drain in snapshot.drains.items() if seq in known}
-    slot_of = slots_here(engine, [*(snapshot.parts[seq] for seq in held), *draining.values()])
+    slot_of = slots_here(engine, [snapshot.parts[seq] for seq in held], draining.values())
     first = int(clock["n_allocations"])
     holds = {known[seq]: here_now(snapshot.parts[seq], slot_of, first + number) for number, seq in enumerate(held)}
     if holds:
@@ -132,15 +132,19 @@ def slots_of(engine: Engine, parts: Parts) -> list[int]:
     return slots
 
 
-def slots_here(engine: Engine, holdings: Iterable[Parts]) -> dict[tuple[int, int], int]:
-    """The engine's slot of each shared GPU (node, slot from 0). A node may have become smaller: then of some GPU that nobody shares."""
-    sharing = [zip(parts.node.tolist(), parts.slot.tolist(), strict=True) for parts in holdings if parts.shares]
-    used = {(node, slot) for places in sharing for node, slot in places if slot >= 0}
+def slots_here(engine: Engine, *holdings: Iterable[Parts]) -> dict[tuple[int, int], int]:
+    """The engine's slot of each shared GPU (node, slot from 0). A node may have become smaller: then of some GPU that nobody shares.
+
+    First come the GPUs of the ledger, for which there is room; to those that drain none may be left that is not given away already.
+    """
     found: dict[tuple[int, int], int] = {}
-    for node, slot in sorted(used):
-        gpus, first = int(engine.state.nodes["gpus"][node]), int(engine.state.nodes["slot"][node])
-        free = (i for i in range(gpus) if (node, i) not in used and first + i not in found.values())
-        found[node, slot] = first + (slot if slot < gpus else next(free, 0))
+    for some in holdings:
+        sharing = [zip(parts.node.tolist(), parts.slot.tolist(), strict=True) for parts in some if parts.shares]
+        used = {(node, slot) for places in sharing for node, slot in places if slot >= 0}
+        for node, slot in sorted(used - found.keys()):
+            gpus, first = int(engine.state.nodes["gpus"][node]), int(engine.state.nodes["slot"][node])
+            free = (i for i in range(gpus) if (node, i) not in used and first + i not in found.values())
+            found[node, slot] = first + (slot if slot < gpus else next(free, 0))
     return found
 
 

@@ -218,6 +218,8 @@ class Controller:
         changes = Changes(now_s)
         answers = self._obey(changes)
         made = self._note(self.scheduling.catch_up(now_s))
+        if made is not None and self.stale:  # on the nodes that the engine knows, of which others may have taken some since
+            self._set_nodes(self.nodes)
         self._observe(changes)
         self._check_times(changes)
         self._carry(changes, made)

@@ -222,7 +222,7 @@ class FaultySite:
     def turn(self) -> None:
         self.steps += 1
         controller = self.controller
-        controller.quiet_until = 0.0
+        controller.quiet_until = float("inf") if self.faults and self.rng.random() < 0.1 else 0.0  # it may have no time to decide
         self.turning = True
         try:
             controller.turn()
@@ -359,6 +359,10 @@ class FaultySite:
             self.say(f"the clock jumps {jump_s:+g} s")
             self.clock.now_s += jump_s
             self.went_back |= jump_s < 0
+        elif choice < 0.93:
+            taken = {seen.name: float(rng.randint(0, seen.node.gpus)) for seen in machine.nodes}
+            self.say(f"others use {taken}")
+            machine.nodes = [replace(seen, others_gpus=taken[seen.name]) for seen in machine.nodes]
         else:
             self.fuse.left = rng.randint(1, 25)
             self.say(f"will die at call {self.fuse.left}")
@@ -376,6 +380,7 @@ class FaultySite:
         machine.refuse = machine.hang = lambda attempt: False
         machine.deaf = lambda job: False
         self.say("all is well from now on")
+        machine.nodes = [replace(seen, others_gpus=0.0) for seen in machine.nodes]
         self.clock.now_s = max(self.clock.now_s, self.controller.last_now_s)
         for seen in list(machine.nodes):
             machine.node_up(seen.name)
