@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from live.backends.harness import wait_until
 from live.http.fakes import API, Served
 from trainmaster.live.http.settings import Settings
 from trainmaster.live.states import State
@@ -138,10 +139,10 @@ def test_a_controller_that_does_not_answer_in_time_is_said_so_and_the_change_is_
 @pytest.mark.parametrize(("most", "another"), [(1, 503), (2, 200)])
 def test_few_whatifs_run_at_a_time_and_nobody_takes_all_of_them(tmp_path, monkeypatch, most, another):
     served = Served(tmp_path, Settings(max_whatifs=most))
-    begun, go_on = threading.Event(), threading.Event()
+    begun, go_on = [], threading.Event()
 
     def slow(scenarios):
-        begun.set()
+        begun.append(scenarios)
         go_on.wait(10)
         return {"runs": [], "conclusion": ""}
 
@@ -151,11 +152,11 @@ def test_few_whatifs_run_at_a_time_and_nobody_takes_all_of_them(tmp_path, monkey
     with served.as_("ana") as ana:
         first = threading.Thread(target=lambda: statuses.append(ana.post(f"{API}/whatif", json=ask).status_code))
         first.start()
-        begun.wait(10)
+        wait_until(lambda: len(begun) == 1)
         assert ana.post(f"{API}/whatif", json=ask).status_code == 503
         second = threading.Thread(target=lambda: others.append(served.as_("bob").post(f"{API}/whatif", json=ask).status_code))
         second.start()
-        second.join(1)
+        wait_until(lambda: others or len(begun) == 2)
         go_on.set()
         first.join()
         second.join()
