@@ -50,6 +50,7 @@ class Params:
     rounds: bool = False  # as in Gavel's simulator
 
 
+NOTHING = 1e-9  # of the longest time left: less counts as so much, so that who has none left has a place in the order
 SOURCE = "stanford-futuredata/gavel, commit c4fa400"
 ARTIFACT = Preset(params={"rounds": True, "alpha": 0.2}, rules=EngineRules(own_rounds=True), source=SOURCE)
 
@@ -167,5 +168,6 @@ def seconds_left(view: View) -> Floats:
     """(jobs, types), infinite where it does not run, or its gang finds no room at all."""
     left_s = view.oracle.remaining_s if view.jobs.estimates is None else view.jobs.remaining_s
     with np.errstate(divide="ignore"):
-        seconds: Floats = np.maximum(left_s, 1e-9)[:, None] * view.jobs.state["alone_rate"][:, None] / view.rates
+        least_s = NOTHING * left_s[np.isfinite(left_s)].max(initial=0.0)
+        seconds: Floats = np.maximum(left_s, least_s)[:, None] * view.jobs.state["alone_rate"][:, None] / view.rates
     return np.where(view.jobs.gpus[:, None] <= np.array(list(view.capacity_gpus.values())), seconds, np.inf)
