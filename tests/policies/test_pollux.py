@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schedules import cluster, job, schedule_of, simulate
@@ -190,6 +190,7 @@ def test_sias_configurations_are_powers_of_two_in_a_node_and_whole_nodes():
     assert configurations("a", np.array([], int), 64) == []
 
 
+@example(4267, 4)  # the relaxation has a half in it, and the solver that goes on from there stops too early
 @given(st.integers(0, 10_000), st.integers(1, 4))
 @settings(deadline=None, max_examples=30)
 def test_sias_program_is_solved_to_the_optimum(seed, jobs):

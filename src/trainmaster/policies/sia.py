@@ -275,6 +275,7 @@ def highs(gain: Floats, jobs: Array, n_jobs: int, type_of: Array, gpus: Floats, 
     relaxed = np.array(solver.getSolution().col_value)
     if (np.abs(relaxed - np.rint(relaxed)) < 1e-6).all():
         return relaxed
+    solver.clearSolver()  # begun from the basis of the relaxation, HiGHS 1.16 calls optimal what is not, 3 times in 1,000
     solver.changeColsIntegrality(n, np.arange(n, dtype=np.int32), np.full(n, int(HighsVarType.kInteger), np.uint8))
     solver.run()
     return np.array(solver.getSolution().col_value)
