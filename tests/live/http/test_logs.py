@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from live.backends.harness import wait_until
 from live.http.fakes import API, Served
 from trainmaster.errors import BackendError
 from trainmaster.live.http import logs as streams
@@ -182,8 +183,7 @@ def test_followers_are_bounded_and_end_when_the_server_stops(tmp_path):
     got = []
     first = threading.Thread(target=lambda: got.append(logs(served, "follow=true").status_code))
     first.start()
-    while not served.service.streams.total():
-        time.sleep(0.01)
+    wait_until(lambda: served.service.streams.total() == 1)
 
     refused = logs(served, "follow=true")
     served.service.stopping.set()

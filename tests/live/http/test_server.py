@@ -14,6 +14,7 @@ import time
 import httpx
 import pytest
 
+from live.backends.harness import wait_until
 from live.http.fakes import Served
 from trainmaster.errors import Conflict, Forbidden, InputError, NotFound, TrainmasterError
 from trainmaster.live.client import Client, Unreachable
@@ -126,10 +127,7 @@ def test_a_follower_who_leaves_is_noticed_though_the_job_is_silent(up, client):
 
     chunks.close()
 
-    end = time.monotonic() + 10
-    while served.service.streams.total() and time.monotonic() < end:
-        time.sleep(0.02)
-    assert served.service.streams.total() == 0
+    wait_until(lambda: served.service.streams.total() == 0, 10)
 
 
 def test_a_connection_that_the_server_has_closed_is_made_anew_and_a_submission_is_sent_once(up, client):
